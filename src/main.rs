@@ -1,0 +1,2 @@
+//! The `tidewheel` program.
+fn main() {}
