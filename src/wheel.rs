@@ -270,13 +270,14 @@ impl<T: Copy> Wheel<T> {
         let Link { prev, next, .. } = self.links[index as usize];
         self.links[prev as usize].next = next;
         self.links[next as usize].prev = prev;
-        // Only the head of a list has itself on both sides.
-        if prev == next && prev < LISTS {
+        // Only the last timer of a list has the same neighbour on both sides: the list's head.
+        if prev == next {
             self.mark_empty(prev);
         }
     }
 
     fn mark_empty(&mut self, list: u32) {
+        debug_assert!(list < LISTS);
         let slots = &mut self.occupied[(list / SLOTS) as usize];
         *slots &= !(1 << (list % SLOTS));
         if *slots == 0 {
