@@ -1,1 +1,331 @@
-//! To come.
+//! What a core counts about itself: plain numbers with one writer, and their text.
+//!
+//! A core owns its [`Metrics`] and writes to them without atomics. Who wants to read them sends a
+//! [`SnapshotReply`] over the bus; the core answers with a copy when it comes to it. The control
+//! plane adds the copies up ([`Metrics::merge`]) and writes them as text ([`text::render`]).
+//!
+//! A value that grows for ever is a counter; one that goes up and down is a gauge, and is either
+//! kept up to date (connections) or set by the core when it answers (rooms, timers).
+
+pub mod labels;
+pub mod latency;
+pub mod ledger;
+pub mod text;
+
+pub use labels::{CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Reject, State};
+pub use latency::Latency;
+pub use ledger::Ledger;
+
+/// Everything that one core counts, or all cores together after `merge`.
+#[derive(Clone, Default, Debug)]
+pub struct Metrics {
+    /// Connections: those that are, and those that were.
+    pub connections: Connections,
+    /// What came in and what was answered.
+    pub traffic: Traffic,
+    /// What was to go out, and how that ended.
+    pub ledger: Ledger,
+    /// Rooms and what they keep.
+    pub rooms: Rooms,
+    /// The turns of the event loop.
+    pub turns: Turns,
+    /// Exchange with other cores and the control plane.
+    pub bus: Bus,
+    /// Writes to sockets.
+    pub flush: Flush,
+    /// Gauge: timers waiting in the wheel.
+    pub timers: u64,
+}
+
+impl Metrics {
+    /// Adds another core's numbers to these.
+    pub fn merge(&mut self, other: &Metrics) {
+        // Taken apart in full, here and below: a new field that is not added up does not compile.
+        let Metrics {
+            connections,
+            traffic,
+            ledger,
+            rooms,
+            turns,
+            bus,
+            flush,
+            timers,
+        } = other;
+        self.connections.merge(connections);
+        self.traffic.merge(traffic);
+        self.ledger.merge(ledger);
+        self.rooms.merge(rooms);
+        self.turns.merge(turns);
+        self.bus.merge(bus);
+        self.flush.merge(flush);
+        self.timers += timers;
+    }
+}
+
+/// Connections: those that are, and those that were.
+#[derive(Clone, Default, Debug)]
+pub struct Connections {
+    /// Gauge: open connections, by dialect (`Dialect::index`) and state.
+    pub open: [Counts<State>; Dialect::ALL.len()],
+    /// Sockets taken from the listener.
+    pub accepted: u64,
+    /// Sockets turned away before they were a connection.
+    pub rejected: Counts<Reject>,
+    /// Closed connections by the code of the close; 1006 where there was none (RFC 6455 §7.1.5).
+    pub closed: CodeCounts,
+    /// Slow consumers that were closed or made to jump ahead, by the bound they passed.
+    pub evicted: Counts<Eviction>,
+}
+
+impl Connections {
+    /// A connection begins in this state.
+    pub fn enter(&mut self, dialect: Dialect, state: State) {
+        self.open[dialect.index()].count(state);
+    }
+
+    /// A connection leaves this state, for another (`enter`) or for good.
+    pub fn leave(&mut self, dialect: Dialect, state: State) {
+        self.open[dialect.index()].sub(state, 1);
+    }
+
+    /// All open connections.
+    pub fn open_total(&self) -> u64 {
+        self.open.iter().map(Counts::total).sum()
+    }
+
+    fn merge(&mut self, other: &Connections) {
+        let Connections {
+            open,
+            accepted,
+            rejected,
+            closed,
+            evicted,
+        } = other;
+        for (states, more) in self.open.iter_mut().zip(open) {
+            states.merge(more);
+        }
+        self.accepted += accepted;
+        self.rejected.merge(rejected);
+        self.closed.merge(closed);
+        self.evicted.merge(evicted);
+    }
+}
+
+/// What came in and what was answered.
+#[derive(Clone, Default, Debug)]
+pub struct Traffic {
+    /// Bytes read from sockets, TLS and framing included.
+    pub bytes_in: u64,
+    /// Bytes written to sockets, TLS and framing included.
+    pub bytes_out: u64,
+    /// Commands of peers.
+    pub commands: Counts<CommandType>,
+    /// Errors told to peers that did not close the connection, by code.
+    pub errors: CodeCounts,
+    /// Offsets that members did not get, summed over the members.
+    pub skipped_offsets: u64,
+}
+
+impl Traffic {
+    fn merge(&mut self, other: &Traffic) {
+        let Traffic {
+            bytes_in,
+            bytes_out,
+            commands,
+            errors,
+            skipped_offsets,
+        } = other;
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
+        self.commands.merge(commands);
+        self.errors.merge(errors);
+        self.skipped_offsets += skipped_offsets;
+    }
+}
+
+/// Rooms and what they keep. All are gauges.
+#[derive(Clone, Default, Debug)]
+pub struct Rooms {
+    /// Rooms whose home is this core.
+    pub homed: u64,
+    /// Rooms with members on this core, each with a log.
+    pub local: u64,
+    /// Cursors: a connection counts once for each room it is in.
+    pub members: u64,
+    /// Bytes of frames in logs that a member still waits for.
+    pub log_bytes: u64,
+    /// Bytes of frames kept as history.
+    pub history_bytes: u64,
+}
+
+impl Rooms {
+    fn merge(&mut self, other: &Rooms) {
+        let Rooms {
+            homed,
+            local,
+            members,
+            log_bytes,
+            history_bytes,
+        } = other;
+        self.homed += homed;
+        self.local += local;
+        self.members += members;
+        self.log_bytes += log_bytes;
+        self.history_bytes += history_bytes;
+    }
+}
+
+/// The turns of the event loop, and what they are for.
+#[derive(Clone, Default, Debug)]
+pub struct Turns {
+    /// From the poll's return to the next poll; its count is the number of turns.
+    pub took: Latency,
+    /// From a message's acceptance by its room to the last write of it on this core.
+    pub publish_to_last_write: Latency,
+}
+
+impl Turns {
+    fn merge(&mut self, other: &Turns) {
+        let Turns {
+            took,
+            publish_to_last_write,
+        } = other;
+        self.took.merge(took);
+        self.publish_to_last_write.merge(publish_to_last_write);
+    }
+}
+
+/// Exchange with other cores and the control plane.
+#[derive(Clone, Default, Debug)]
+pub struct Bus {
+    /// Batches taken from the bus.
+    pub batches_in: u64,
+    /// Messages in them.
+    pub messages_in: u64,
+    /// Batches put on the bus.
+    pub batches_out: u64,
+    /// Messages in them.
+    pub messages_out: u64,
+}
+
+impl Bus {
+    fn merge(&mut self, other: &Bus) {
+        let Bus {
+            batches_in,
+            messages_in,
+            batches_out,
+            messages_out,
+        } = other;
+        self.batches_in += batches_in;
+        self.messages_in += messages_in;
+        self.batches_out += batches_out;
+        self.messages_out += messages_out;
+    }
+}
+
+/// Writes to sockets.
+#[derive(Clone, Default, Debug)]
+pub struct Flush {
+    /// Vectored writes that the kernel took something of.
+    pub writes: u64,
+    /// Bytes it took.
+    pub bytes: u64,
+    /// Writes it took nothing of.
+    pub would_block: u64,
+    /// Writes it took a part of.
+    pub partial: u64,
+}
+
+impl Flush {
+    fn merge(&mut self, other: &Flush) {
+        let Flush {
+            writes,
+            bytes,
+            would_block,
+            partial,
+        } = other;
+        self.writes += writes;
+        self.bytes += bytes;
+        self.would_block += would_block;
+        self.partial += partial;
+    }
+}
+
+/// Where a core sends a copy of its metrics, once.
+///
+/// It knows no channel, so that the bus can carry it without knowing who asks. A reply that is
+/// dropped tells the other side at once that nothing will come.
+pub struct SnapshotReply(Box<dyn FnOnce(Box<Metrics>) + Send>);
+
+impl SnapshotReply {
+    /// A reply that hands the copy to `deliver`, on the core's thread: it must not block.
+    pub fn new(deliver: impl FnOnce(Box<Metrics>) + Send + 'static) -> SnapshotReply {
+        SnapshotReply(Box::new(deliver))
+    }
+
+    /// Answers with a copy.
+    pub fn answer(self, metrics: &Metrics) {
+        (self.0)(Box::new(metrics.clone()));
+    }
+}
+
+impl std::fmt::Debug for SnapshotReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SnapshotReply")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn metrics_of_two_cores_add_up() {
+        let mut one = Metrics {
+            timers: 3,
+            ..Metrics::default()
+        };
+        one.connections.enter(Dialect::Native, State::Established);
+        one.connections.closed.count(1000);
+        one.traffic.bytes_in = 10;
+        one.ledger.offer(Kind::Message, 4);
+        one.rooms.members = 2;
+        one.turns.took.record(Duration::from_micros(50));
+        one.bus.messages_out = 7;
+        one.flush.writes = 9;
+        let mut both = one.clone();
+        both.connections.enter(Dialect::Sse, State::Closing);
+        both.merge(&one);
+        assert_eq!(both.timers, 6);
+        assert_eq!(both.connections.open_total(), 3);
+        assert_eq!(
+            both.connections.open[Dialect::Native.index()].of(State::Established),
+            2
+        );
+        assert_eq!(both.connections.closed.of(1000), 2);
+        assert_eq!(both.traffic.bytes_in, 20);
+        assert!(both.ledger.balances(8));
+        assert_eq!(both.rooms.members, 4);
+        assert_eq!(both.turns.took.count(), 2);
+        assert_eq!((both.bus.messages_out, both.flush.writes), (14, 18));
+    }
+
+    #[test]
+    fn a_connection_is_counted_in_one_state_at_a_time() {
+        let mut connections = Connections::default();
+        connections.enter(Dialect::Unknown, State::Handshake);
+        connections.leave(Dialect::Unknown, State::Handshake);
+        connections.enter(Dialect::Native, State::Established);
+        assert_eq!(connections.open_total(), 1);
+        connections.leave(Dialect::Native, State::Established);
+        assert_eq!(connections.open_total(), 0);
+    }
+
+    #[test]
+    fn an_idle_core_s_metrics_are_small() {
+        let histograms = 2 * 21 * 128 * 8;
+        assert!(size_of::<Metrics>() + histograms < 50_000);
+    }
+}
