@@ -1,0 +1,325 @@
+//! The one list of everything an operator can set.
+//!
+//! A field here is a flag, an environment variable, a key of the configuration file and a row of
+//! `docs/flags.md`, all at once: the doc comment is the help text, the field's name gives the
+//! other names (`max_lag_bytes`: `--max-lag-bytes`, `TIDEWHEEL_MAX_LAG_BYTES`, `max-lag-bytes`).
+//! Adding a flag is adding a field; what it has to do with other flags goes into
+//! [`super::validate`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::logging::log_filter;
+use super::units::{
+    Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, count, count_or_auto, duration,
+};
+
+/// How the server is to run. `Options::default()` is a server without any flag.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[group(skip)]
+pub struct Options {
+    /// Where to listen.
+    #[command(flatten)]
+    pub listeners: Listeners,
+    /// How many connections, and how they open and close.
+    #[command(flatten)]
+    pub connections: Connections,
+    /// What one connection may send.
+    #[command(flatten)]
+    pub messages: Messages,
+    /// What rooms keep, and for how long.
+    #[command(flatten)]
+    pub rooms: Rooms,
+    /// What becomes of a connection that reads too slowly.
+    #[command(flatten)]
+    pub slow_consumers: SlowConsumers,
+    /// How dead connections are found.
+    #[command(flatten)]
+    pub heartbeat: Heartbeat,
+    /// Who may enter.
+    #[command(flatten)]
+    pub authentication: Authentication,
+    /// How the server takes its leave.
+    #[command(flatten)]
+    pub shutdown: Shutdown,
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub logging: Logging,
+    /// Budgets of the event loop.
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+/// Where to listen.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Listeners")]
+#[group(skip)]
+pub struct Listeners {
+    /// Address of the public listener: WebSocket clients
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub listen: SocketAddr,
+
+    /// Address of the admin listener: API, metrics, health, dashboard
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = address)]
+    pub admin_listen: SocketAddr,
+
+    /// Open /echo, which sends every message back: for tests and measurements
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub echo: bool,
+
+    /// Connections that the kernel holds for each core until it accepts them
+    #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count(1..=65_535))]
+    pub backlog: usize,
+}
+
+/// How many connections, and how they open and close.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Connections")]
+#[group(skip)]
+pub struct Connections {
+    /// Threads that serve connections; auto: one for each core this process may use
+    #[arg(long, value_name = "COUNT", default_value = "auto", value_parser = count_or_auto(1..=1_024))]
+    pub shards: Count,
+
+    /// Connections open at once on this node; auto: what the descriptor limit allows
+    #[arg(long, value_name = "COUNT", default_value = "auto")]
+    #[arg(value_parser = count_or_auto(1..=100_000_000))]
+    pub max_connections: Count,
+
+    /// Time a new connection has to complete its upgrade request
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = duration(Duration::from_millis(100)..=Duration::from_secs(3_600)))]
+    pub handshake_timeout: Duration,
+
+    /// Size of a request's head, above which it is answered with 431
+    #[arg(long, value_name = "BYTES", default_value = "8KiB", value_parser = bytes(512..=MIB))]
+    pub max_head_bytes: usize,
+
+    /// Time the peer has to answer a close before the connection is cut
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    #[arg(value_parser = duration(Duration::from_millis(10)..=Duration::from_secs(3_600)))]
+    pub close_timeout: Duration,
+
+    /// Wait that refused clients are asked to keep, in Retry-After
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(86_400)))]
+    pub retry_after: Duration,
+}
+
+/// What one connection may send.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Messages")]
+#[group(skip)]
+pub struct Messages {
+    /// Size of a message, above which its connection is closed with 1009
+    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = bytes(128..=16 * MIB))]
+    pub max_message_bytes: usize,
+
+    /// Fragments of a message, above which its connection is closed
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = count(1..=1_000_000))]
+    pub max_fragments: usize,
+
+    /// Errors in the protocol within a minute, above which the connection is closed with 4006
+    #[arg(long, value_name = "COUNT", default_value = "10", value_parser = count(0..=1_000_000))]
+    pub max_protocol_errors: usize,
+}
+
+/// What rooms keep, and for how long.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Rooms")]
+#[group(skip)]
+pub struct Rooms {
+    /// Messages that each room keeps for history and recovery; 0: none
+    #[arg(long, value_name = "COUNT", default_value = "100", value_parser = count(0..=1_000_000))]
+    pub history: usize,
+
+    /// Bytes of messages that each room keeps
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes(0..=GIB))]
+    pub history_bytes: usize,
+
+    /// Age at which a kept message is dropped; 0: keep
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    #[arg(value_parser = duration(Duration::ZERO..=DURATION_MAX))]
+    pub history_ttl: Duration,
+
+    /// Time for which a room without members keeps its position and history
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    #[arg(value_parser = duration(Duration::ZERO..=DURATION_MAX))]
+    pub room_idle_ttl: Duration,
+
+    /// Rooms on this node
+    #[arg(long, value_name = "COUNT", default_value = "1000000", value_parser = count(1..=1_000_000_000))]
+    pub max_rooms: usize,
+
+    /// Rooms of one connection, above which a join is answered with 4013
+    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = count(1..=1_000_000))]
+    pub max_rooms_per_connection: usize,
+
+    /// Users in a room, above which presence is told as a summary once a second
+    #[arg(long, value_name = "COUNT", default_value = "200", value_parser = count(0..=1_000_000))]
+    pub presence_limit: usize,
+
+    /// Time within which a repeated message_id is accepted once; 0: off
+    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(86_400)))]
+    pub idempotency_window: Duration,
+
+    /// Values of message_id that each room remembers; the oldest make room
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0..=10_000_000))]
+    pub idempotency_keys: usize,
+}
+
+/// What becomes of a connection that reads too slowly.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Slow consumers")]
+#[group(skip)]
+pub struct SlowConsumers {
+    /// At the bound: evict (close), skip (jump ahead, gap told), latest (newest only, gap told)
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Overflow::Evict)]
+    #[arg(hide_possible_values = true)]
+    pub overflow: Overflow,
+
+    /// Bytes that a connection may be behind
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes(128..=GIB))]
+    pub max_lag_bytes: usize,
+
+    /// Time for which a connection may be behind
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = duration(Duration::from_millis(100)..=Duration::from_secs(86_400)))]
+    pub max_lag_age: Duration,
+
+    /// Time for which messages gather before they are written together; 0: one turn of the loop
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(1)))]
+    pub coalesce: Duration,
+}
+
+/// How dead connections are found.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Heartbeat")]
+#[group(skip)]
+pub struct Heartbeat {
+    /// Time between pings to a connection, spread by some jitter
+    #[arg(long, value_name = "DURATION", default_value = "25s")]
+    #[arg(value_parser = duration(Duration::from_secs(1)..=Duration::from_secs(86_400)))]
+    pub heartbeat_interval: Duration,
+
+    /// Silence after a ping, above which the connection is closed with 4103
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = duration(Duration::from_millis(100)..=Duration::from_secs(86_400)))]
+    pub heartbeat_timeout: Duration,
+}
+
+/// Who may enter.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Authentication")]
+#[group(skip)]
+pub struct Authentication {
+    /// How users prove who they are: none (they do not)
+    #[arg(long, value_name = "METHOD", value_enum, default_value_t = AuthMethod::None)]
+    #[arg(hide_possible_values = true)]
+    pub auth: AuthMethod,
+
+    /// Accept --auth none on an address that other machines can reach
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub insecure_allow_anonymous: bool,
+}
+
+/// How the server takes its leave.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Shutdown")]
+#[group(skip)]
+pub struct Shutdown {
+    /// Time over which a drain spreads the closing of connections
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(86_400)))]
+    pub drain_window: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Logging")]
+#[group(skip)]
+pub struct Logging {
+    /// What is logged: a level, or target=level, separated by commas
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
+    pub log_level: String,
+
+    /// How a line is written: pretty (for people), json (one object a line)
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Pretty)]
+    #[arg(hide_possible_values = true)]
+    pub log_format: LogFormat,
+}
+
+/// Budgets of the event loop. The defaults are measured; most servers never touch them.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Tuning")]
+#[group(skip)]
+pub struct Tuning {
+    /// Read buffer of each core
+    #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = bytes(4 * KIB..=64 * MIB))]
+    pub read_buffer_bytes: usize,
+
+    /// Bytes read from one connection in a turn before the others have theirs
+    #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = bytes(1..=GIB))]
+    pub read_budget: usize,
+
+    /// Writes of a flush before the loop looks at its sockets again
+    #[arg(long, value_name = "COUNT", default_value = "8192", value_parser = count(1..=100_000_000))]
+    pub flush_budget: usize,
+
+    /// Connections accepted in a turn
+    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = count(1..=65_535))]
+    pub accept_batch: usize,
+
+    /// Bytes that may wait for one core before publishers to it pause
+    #[arg(long, value_name = "BYTES", default_value = "8MiB", value_parser = bytes(128..=GIB))]
+    pub bus_backlog_bytes: usize,
+
+    /// Bytes of replies that may wait on a connection before it is no longer read
+    #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = bytes(128..=GIB))]
+    pub max_reply_bytes: usize,
+}
+
+/// What happens to a connection that is further behind than it may be.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Overflow {
+    /// It is closed: 4101 for bytes, 4102 for age.
+    Evict,
+    /// Its cursor jumps ahead, and it is told the offsets it missed.
+    Skip,
+    /// It gets the newest message alone, and is told the offsets it missed.
+    Latest,
+}
+
+/// How users prove who they are.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum AuthMethod {
+    /// They do not: everyone is let in under the name they give.
+    None,
+}
+
+/// How a line of the log is written.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people at a terminal.
+    Pretty,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+impl Default for Options {
+    #[allow(
+        clippy::expect_used,
+        reason = "the defaults are constants, and a test parses them"
+    )]
+    fn default() -> Options {
+        super::sources::options_from(std::iter::empty()).expect("the defaults parse")
+    }
+}

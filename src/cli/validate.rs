@@ -1,0 +1,234 @@
+//! Flags held against each other. What one flag may be by itself is said where it is defined.
+
+use std::net::SocketAddr;
+
+use super::Options;
+use super::options::AuthMethod;
+use super::units::{ByteSize, TimeSpan};
+
+/// Values that are good alone, but not together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// The flags concerned, without dashes.
+    pub flags: Vec<&'static str>,
+    /// What is wrong with their values, and what to do.
+    pub problem: String,
+}
+
+impl Conflict {
+    fn new(flags: &[&'static str], problem: String) -> Conflict {
+        Conflict {
+            flags: flags.to_vec(),
+            problem,
+        }
+    }
+}
+
+/// Everything about `options` that does not go together; empty for options that do.
+pub fn conflicts(options: &Options) -> Vec<Conflict> {
+    [
+        same_address(options),
+        anonymous_on_open_address(options),
+        admin_on_open_address(options),
+        lag_below_a_message(options),
+        history_below_a_message(options),
+        bus_below_a_message(options),
+        coalesce_above_lag_age(options),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn same_address(options: &Options) -> Option<Conflict> {
+    let listeners = &options.listeners;
+    // Port 0 is a port of its own for each.
+    let collide = listeners.listen == listeners.admin_listen && listeners.listen.port() != 0;
+    collide.then(|| {
+        let problem = format!(
+            "--listen and --admin-listen are both {}; give the admin listener a port of its own",
+            listeners.listen
+        );
+        Conflict::new(&["listen", "admin-listen"], problem)
+    })
+}
+
+fn anonymous_on_open_address(options: &Options) -> Option<Conflict> {
+    let address = options.listeners.listen;
+    let authentication = &options.authentication;
+    let open = authentication.auth == AuthMethod::None
+        && !is_loopback(address)
+        && !authentication.insecure_allow_anonymous;
+    open.then(|| {
+        let problem = format!(
+            "--listen {address} can be reached from other machines, and --auth none lets everyone \
+             in; listen on 127.0.0.1, or add --insecure-allow-anonymous if that is meant"
+        );
+        Conflict::new(&["listen", "auth", "insecure-allow-anonymous"], problem)
+    })
+}
+
+fn admin_on_open_address(options: &Options) -> Option<Conflict> {
+    let address = options.listeners.admin_listen;
+    (!is_loopback(address)).then(|| {
+        let problem = format!(
+            "--admin-listen {address} can be reached from other machines, and the admin listener \
+             asks for no key; listen on 127.0.0.1:{}",
+            address.port()
+        );
+        Conflict::new(&["admin-listen"], problem)
+    })
+}
+
+fn lag_below_a_message(options: &Options) -> Option<Conflict> {
+    let lag = options.slow_consumers.max_lag_bytes;
+    below_a_message(
+        options,
+        "max-lag-bytes",
+        lag,
+        "one message would make its reader slow",
+    )
+}
+
+fn history_below_a_message(options: &Options) -> Option<Conflict> {
+    if options.rooms.history == 0 {
+        return None;
+    }
+    let kept = options.rooms.history_bytes;
+    below_a_message(
+        options,
+        "history-bytes",
+        kept,
+        "such a message would not be kept",
+    )
+}
+
+fn bus_below_a_message(options: &Options) -> Option<Conflict> {
+    let backlog = options.tuning.bus_backlog_bytes;
+    below_a_message(
+        options,
+        "bus-backlog-bytes",
+        backlog,
+        "every message would pause publishers",
+    )
+}
+
+/// The complaint that `flag`, which bounds something made of messages, has no room for one.
+fn below_a_message(
+    options: &Options,
+    flag: &'static str,
+    bytes: usize,
+    consequence: &str,
+) -> Option<Conflict> {
+    let message = options.messages.max_message_bytes;
+    (bytes < message).then(|| {
+        let (bytes, message) = (ByteSize(bytes), ByteSize(message));
+        let problem = format!(
+            "--{flag} {bytes} is below --max-message-bytes {message}: {consequence}; \
+             raise --{flag} to {message} or more, or lower --max-message-bytes"
+        );
+        Conflict::new(&[flag, "max-message-bytes"], problem)
+    })
+}
+
+fn coalesce_above_lag_age(options: &Options) -> Option<Conflict> {
+    let slow = &options.slow_consumers;
+    (slow.coalesce >= slow.max_lag_age).then(|| {
+        let problem = format!(
+            "--coalesce {} is not below --max-lag-age {}: every reader would count as slow; \
+             lower --coalesce",
+            TimeSpan(slow.coalesce),
+            TimeSpan(slow.max_lag_age)
+        );
+        Conflict::new(&["coalesce", "max-lag-age"], problem)
+    })
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::units::{KIB, MIB};
+
+    fn changed(change: impl FnOnce(&mut Options)) -> Vec<Conflict> {
+        let mut options = Options::default();
+        change(&mut options);
+        conflicts(&options)
+    }
+
+    #[test]
+    fn the_defaults_go_together() {
+        assert_eq!(conflicts(&Options::default()), []);
+    }
+
+    #[test]
+    fn each_rule_is_broken_by_its_own_flags_alone() {
+        type Case = (fn(&mut Options), &'static str);
+        let cases: [Case; 7] = [
+            (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
+            (
+                |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
+                "listen",
+            ),
+            (
+                |o| o.listeners.admin_listen = "[::]:1".parse().unwrap(),
+                "admin-listen",
+            ),
+            (|o| o.slow_consumers.max_lag_bytes = KIB, "max-lag-bytes"),
+            (|o| o.rooms.history_bytes = KIB, "history-bytes"),
+            (|o| o.tuning.bus_backlog_bytes = KIB, "bus-backlog-bytes"),
+            (
+                |o| o.slow_consumers.coalesce = o.slow_consumers.max_lag_age,
+                "coalesce",
+            ),
+        ];
+        for (change, flag) in cases {
+            let found = changed(change);
+            assert_eq!(found.len(), 1, "{flag}: {found:?}");
+            assert_eq!(found[0].flags[0], flag);
+        }
+    }
+
+    #[test]
+    fn every_flag_named_in_a_conflict_exists() {
+        let found = changed(|options| {
+            options.messages.max_message_bytes = 16 * MIB;
+            options.listeners.listen = "0.0.0.0:80".parse().unwrap();
+            options.listeners.admin_listen = options.listeners.listen;
+            options.slow_consumers.coalesce = options.slow_consumers.max_lag_age;
+        });
+        assert_eq!(found.len(), 7);
+        let reference = crate::cli::reference::markdown();
+        for flag in found.iter().flat_map(|conflict| &conflict.flags) {
+            assert!(
+                reference.contains(&format!("`--{flag}`")),
+                "--{flag} is no flag"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_on_purpose_is_allowed() {
+        let open = |options: &mut Options| {
+            options.listeners.listen = "0.0.0.0:80".parse().unwrap();
+            options.authentication.insecure_allow_anonymous = true;
+        };
+        assert_eq!(changed(open), []);
+        let port_zero = |options: &mut Options| {
+            options.listeners.listen = "127.0.0.1:0".parse().unwrap();
+            options.listeners.admin_listen = options.listeners.listen;
+        };
+        assert_eq!(changed(port_zero), []);
+        let mapped =
+            |o: &mut Options| o.listeners.listen = "[::ffff:127.0.0.1]:80".parse().unwrap();
+        assert_eq!(changed(mapped), []);
+        let no_history = |options: &mut Options| {
+            options.rooms.history = 0;
+            options.rooms.history_bytes = 0;
+        };
+        assert_eq!(changed(no_history), []);
+    }
+}
