@@ -1,0 +1,302 @@
+//! What comes of the options on this machine: how many cores and connections, and the text that
+//! says so when the server starts.
+//!
+//! All of it is a function of facts: nothing here asks the machine or prints.
+
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+
+use super::options::{AuthMethod, Overflow};
+use super::units::{ByteSize, Count, TimeSpan};
+use super::{Options, host::Host, version};
+
+/// Descriptors of a core that are not for connections: its poller and listener, what was open
+/// before it began, and sockets between `accept` and the decision to refuse them.
+pub const DESCRIPTORS_RESERVED: usize = 64;
+
+/// How much the server takes on.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    /// Threads that serve connections.
+    pub shards: usize,
+    /// Connections that the descriptor limit allows on all of them.
+    pub connections_possible: usize,
+    /// Connections that are accepted on all of them.
+    ///
+    /// Invariant: `connections` ≤ `connections_possible`.
+    pub connections: usize,
+}
+
+impl Capacity {
+    /// What `options` come to on `host`. `has_own_tables` says that each core has a descriptor
+    /// table of its own, so that the limit holds for each of them.
+    pub fn of(options: &Options, host: &Host, has_own_tables: bool) -> Capacity {
+        let shards = options.connections.shards.unwrap_or(host.cores).max(1);
+        let reserved = DESCRIPTORS_RESERVED;
+        let connections_possible = if has_own_tables {
+            host.descriptors
+                .saturating_sub(reserved)
+                .saturating_mul(shards)
+        } else {
+            host.descriptors
+                .saturating_sub(reserved.saturating_mul(shards))
+        };
+        let asked = options.connections.max_connections;
+        Capacity {
+            shards,
+            connections_possible,
+            connections: asked
+                .unwrap_or(connections_possible)
+                .min(connections_possible),
+        }
+    }
+}
+
+/// All the facts of a start. Its `Display` is the summary.
+#[derive(Copy, Clone, Debug)]
+pub struct Startup<'a> {
+    /// What was asked for.
+    pub options: &'a Options,
+    /// What the machine allows.
+    pub host: &'a Host,
+    /// Whether each core has a descriptor table of its own.
+    pub has_own_tables: bool,
+    /// The address the public listener got: the port is real, even where port 0 was asked for.
+    pub listen: SocketAddr,
+    /// The address the admin listener got.
+    pub admin_listen: SocketAddr,
+}
+
+impl Startup<'_> {
+    /// How much the server takes on.
+    pub fn capacity(&self) -> Capacity {
+        Capacity::of(self.options, self.host, self.has_own_tables)
+    }
+
+    /// What the operator should know, and what to do about it; empty when all is well.
+    pub fn warnings(&self) -> Vec<String> {
+        [
+            self.too_few_descriptors(),
+            self.backlog_lowered(),
+            self.more_shards_than_cores(),
+            self.anonymous_from_outside(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn too_few_descriptors(&self) -> Option<String> {
+        let capacity = self.capacity();
+        let possible = capacity.connections_possible;
+        let shortage = match self.options.connections.max_connections {
+            Count::Exactly(asked) if asked > possible => {
+                format!(
+                    "--max-connections {asked} is more than the descriptor limit allows, {possible}"
+                )
+            }
+            _ if possible == 0 => "the descriptor limit leaves nothing for connections".to_owned(),
+            _ => return None,
+        };
+        Some(format!(
+            "{shortage}; raise the limit from {} (ulimit -n, LimitNOFILE= of systemd, \
+             --ulimit nofile of a container)",
+            self.host.descriptors
+        ))
+    }
+
+    fn backlog_lowered(&self) -> Option<String> {
+        let asked = self.options.listeners.backlog;
+        let allowed = self.host.backlog_max.filter(|max| *max < asked)?;
+        Some(format!(
+            "--backlog {asked} is lowered to {allowed} by the kernel; \
+             sysctl net.core.somaxconn={asked} allows it"
+        ))
+    }
+
+    fn more_shards_than_cores(&self) -> Option<String> {
+        let (shards, cores) = (self.capacity().shards, self.host.cores);
+        (shards > cores).then(|| {
+            format!("--shards {shards} is more than the {cores} cores here: they will take turns")
+        })
+    }
+
+    fn anonymous_from_outside(&self) -> Option<String> {
+        let is_open = !self.listen.ip().to_canonical().is_loopback();
+        (is_open && self.options.authentication.auth == AuthMethod::None).then(|| {
+            format!(
+                "--insecure-allow-anonymous: whoever reaches {} may read and write every room",
+                self.listen
+            )
+        })
+    }
+}
+
+impl Display for Startup<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = self.options;
+        let Capacity {
+            shards,
+            connections_possible,
+            connections,
+        } = self.capacity();
+        let echo = if options.listeners.echo {
+            ", /echo"
+        } else {
+            ""
+        };
+        let table = if self.has_own_tables {
+            "for each core"
+        } else {
+            "for all cores together"
+        };
+
+        writeln!(f, "tidewheel {}", version())?;
+        writeln!(f, "  public       http://{} (/ws{echo})", self.listen)?;
+        writeln!(f, "  admin        http://{}", self.admin_listen)?;
+        writeln!(f, "  cores        {shards} of {}", self.host.cores)?;
+        write!(f, "  descriptors  {} {table}", Limit(self.host.descriptors))?;
+        writeln!(f, ", {DESCRIPTORS_RESERVED} of each core kept back")?;
+        write!(f, "  connections  {} at most", Limit(connections))?;
+        if connections < connections_possible {
+            write!(f, " (descriptors allow {})", Limit(connections_possible))?;
+        }
+        writeln!(f)?;
+        writeln!(
+            f,
+            "  messages     {} at most",
+            ByteSize(options.messages.max_message_bytes)
+        )?;
+        writeln!(
+            f,
+            "  slow readers {} when {} or {} behind",
+            overflow_text(options.slow_consumers.overflow),
+            ByteSize(options.slow_consumers.max_lag_bytes),
+            TimeSpan(options.slow_consumers.max_lag_age)
+        )?;
+        for warning in self.warnings() {
+            writeln!(f, "warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+fn overflow_text(overflow: Overflow) -> &'static str {
+    match overflow {
+        Overflow::Evict => "closed",
+        Overflow::Skip => "jump ahead, told what they missed,",
+        Overflow::Latest => "get the newest message only, told what they missed,",
+    }
+}
+
+/// A number that may stand for having no limit.
+struct Limit(usize);
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            usize::MAX => f.write_str("unlimited"),
+            count => write!(f, "{count}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Host = Host {
+        cores: 2,
+        descriptors: 20_000,
+        backlog_max: Some(4_096),
+    };
+
+    fn summary(change: impl FnOnce(&mut Options), host: &Host, has_own_tables: bool) -> String {
+        let mut options = Options::default();
+        change(&mut options);
+        let startup = Startup {
+            options: &options,
+            host,
+            has_own_tables,
+            listen: options.listeners.listen,
+            admin_listen: options.listeners.admin_listen,
+        };
+        startup.to_string().replace(version(), "VERSION")
+    }
+
+    #[test]
+    fn a_usual_start_is_told_in_a_few_lines() {
+        let expected = "\
+tidewheel VERSION
+  public       http://127.0.0.1:8080 (/ws)
+  admin        http://127.0.0.1:9090
+  cores        2 of 2
+  descriptors  20000 for each core, 64 of each core kept back
+  connections  39872 at most
+  messages     64KiB at most
+  slow readers closed when 1MiB or 10s behind
+";
+        assert_eq!(summary(|_| {}, &HOST, true), expected);
+    }
+
+    #[test]
+    fn a_start_that_asks_for_too_much_is_told_what_it_gets() {
+        let host = Host {
+            backlog_max: Some(128),
+            descriptors: 1_024,
+            ..HOST
+        };
+        let change = |options: &mut Options| {
+            options.listeners.listen = "0.0.0.0:80".parse().unwrap();
+            options.listeners.echo = true;
+            options.authentication.insecure_allow_anonymous = true;
+            options.connections.shards = Count::Exactly(4);
+            options.connections.max_connections = Count::Exactly(100_000);
+            options.slow_consumers.overflow = Overflow::Skip;
+        };
+        let expected = "\
+tidewheel VERSION
+  public       http://0.0.0.0:80 (/ws, /echo)
+  admin        http://127.0.0.1:9090
+  cores        4 of 2
+  descriptors  1024 for all cores together, 64 of each core kept back
+  connections  768 at most
+  messages     64KiB at most
+  slow readers jump ahead, told what they missed, when 1MiB or 10s behind
+warning: --max-connections 100000 is more than the descriptor limit allows, 768; raise the limit \
+from 1024 (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile of a container)
+warning: --backlog 4096 is lowered to 128 by the kernel; sysctl net.core.somaxconn=4096 allows it
+warning: --shards 4 is more than the 2 cores here: they will take turns
+warning: --insecure-allow-anonymous: whoever reaches 0.0.0.0:80 may read and write every room
+";
+        assert_eq!(summary(change, &host, false), expected);
+    }
+
+    #[test]
+    fn connections_follow_from_descriptors_and_tables() {
+        let mut options = Options::default();
+        let of = |options: &Options, host: &Host, own| {
+            let capacity = Capacity::of(options, host, own);
+            (
+                capacity.shards,
+                capacity.connections_possible,
+                capacity.connections,
+            )
+        };
+        assert_eq!(of(&options, &HOST, true), (2, 39_872, 39_872));
+        assert_eq!(of(&options, &HOST, false), (2, 19_872, 19_872));
+        options.connections.max_connections = Count::Exactly(100);
+        assert_eq!(of(&options, &HOST, true), (2, 39_872, 100));
+        let unlimited = Host {
+            descriptors: usize::MAX,
+            ..HOST
+        };
+        assert_eq!(of(&options, &unlimited, true), (2, usize::MAX, 100));
+        let none = Host {
+            descriptors: 64,
+            ..HOST
+        };
+        assert_eq!(of(&options, &none, true), (2, 0, 0));
+        assert!(summary(|_| {}, &none, true).contains("leaves nothing for connections"));
+    }
+}
