@@ -1,1 +1,133 @@
-//! To come.
+//! The control plane: one thread that answers operators over HTTP, off the path of any message.
+//!
+//! It owns the admin listener, what is said there, and the time a caller may take. It does not own
+//! the cores: it asks them through [`Cores`], over the bus, and none of them ever waits for it.
+//!
+//! ```text
+//! listener ── connections (bounded in number and age) ── routes ─┬─ Readiness   an atomic
+//!                                                                └─ Scraper ──► Cores ──► bus
+//!                                                                      ▲                   │
+//!                                                                      └── SnapshotReply ──┘
+//! ```
+
+mod listen;
+mod problem;
+mod readiness;
+mod routes;
+mod scrape;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use problem::Problem;
+pub use readiness::{Phase, Readiness};
+pub use scrape::Cores;
+
+use crate::control::scrape::Scraper;
+
+/// What the admin listener grants a caller.
+#[derive(Copy, Clone, Debug)]
+pub struct Limits {
+    /// Connections at a time; further ones wait in the listener's backlog. Default 256.
+    pub connections_max: u32,
+    /// From the connect, or the last answer, to the end of the next request's head. Default 10 s.
+    pub head_timeout: Duration,
+    /// Bytes of a request's head. Default 16 KiB.
+    pub head_bytes_max: usize,
+    /// The age at which a connection is closed after the answer under way. Default 60 s.
+    pub age_max: Duration,
+    /// How long that last answer may take, also when the control plane stops. Default 5 s.
+    pub close_timeout: Duration,
+    /// How long a core may take to hand over its metrics. Default 1 s.
+    pub snapshot_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: 256,
+            head_timeout: Duration::from_secs(10),
+            head_bytes_max: 16 * 1024,
+            age_max: Duration::from_secs(60),
+            close_timeout: Duration::from_secs(5),
+            snapshot_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The running control plane. Dropping it stops it, without waiting for the end.
+#[derive(Debug)]
+pub struct ControlHandle {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl ControlHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, finishes the answers under way (within
+    /// [`Limits::close_timeout`]) and returns when the thread has ended; an error if it panicked.
+    pub fn stop(self) -> thread::Result<()> {
+        self.stop.send_replace(true);
+        self.thread.join()
+    }
+}
+
+/// Starts the control plane on a bound listener, with the default [`Limits`].
+///
+/// # Errors
+/// Where the system refuses the runtime's poller, or the thread.
+pub fn spawn(
+    listener: TcpListener,
+    cores: Arc<dyn Cores>,
+    readiness: Arc<Readiness>,
+) -> io::Result<ControlHandle> {
+    spawn_with(listener, cores, readiness, Limits::default())
+}
+
+/// Starts the control plane with limits of the caller's choice.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_with(
+    listener: TcpListener,
+    cores: Arc<dyn Cores>,
+    readiness: Arc<Readiness>,
+    limits: Limits,
+) -> io::Result<ControlHandle> {
+    let address = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    let (stop, stopped) = watch::channel(false);
+    let scraper = Arc::new(Scraper::new(cores, limits.snapshot_timeout));
+    let router = routes::router(scraper, readiness);
+    let thread = thread::Builder::new()
+        .name("tidewheel-control".to_owned())
+        .spawn(move || {
+            runtime.block_on(listen::serve(listener, router, limits, stopped));
+        })?;
+    Ok(ControlHandle {
+        address,
+        stop,
+        thread,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! The admin listener's connections, bounded in number, in the time for a request's head and in
+//! age: whoever is slow holds one place for a while, and nothing else.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time;
+
+use crate::control::Limits;
+
+/// The pause after a failed `accept`, most likely for want of descriptors, which it does not free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves connections until `stopped` says so, or nobody is left to say it.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections_max as usize));
+    loop {
+        let next = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|is_stopped| *is_stopped) => break,
+            next = accept(&listener, &places) => next,
+        };
+        if let Some((stream, place)) = next {
+            let router = router.clone();
+            tokio::spawn(converse(stream, router, limits, stopped.clone(), place));
+        }
+    }
+    drop(listener);
+    // All places are free once every connection has ended. Each ends within `close_timeout`.
+    let all = places.acquire_many(limits.connections_max);
+    if time::timeout(limits.close_timeout * 2, all).await.is_err() {
+        tracing::warn!("admin connections were cut off");
+    }
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    // The semaphore is never closed.
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            tracing::warn!(%error, "admin listener cannot accept");
+            time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// One connection, from its first request to its close.
+async fn converse(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    mut stopped: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_header_size(limits.head_bytes_max)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A caller that goes away or sends nonsense is its own affair.
+        _ = connection.as_mut() => return,
+        _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
+        () = time::sleep(limits.age_max) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = time::timeout(limits.close_timeout, connection).await;
+}

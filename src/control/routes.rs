@@ -1,0 +1,62 @@
+//! The paths of the admin listener.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::control::problem::Problem;
+use crate::control::readiness::{Phase, Readiness};
+use crate::control::scrape::Scraper;
+use crate::metrics::text;
+
+const PLAIN: [(header::HeaderName, &str); 1] =
+    [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+
+pub(super) fn router(scraper: Arc<Scraper>, readiness: Arc<Readiness>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz).with_state(readiness))
+        .route("/metrics", get(metrics).with_state(scraper))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+}
+
+/// The control plane runs; it says nothing about the cores.
+async fn healthz() -> impl IntoResponse {
+    (PLAIN, "ok\n")
+}
+
+async fn readyz(State(readiness): State<Arc<Readiness>>) -> Result<impl IntoResponse, Problem> {
+    let unavailable = |detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+    match readiness.phase() {
+        Phase::Ready => Ok((PLAIN, "ready\n")),
+        Phase::Starting => unavailable("the node is starting"),
+        Phase::Draining => unavailable("the node is draining"),
+    }
+}
+
+async fn metrics(State(scraper): State<Arc<Scraper>>) -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, text::CONTENT_TYPE)],
+        scraper.text().await,
+    )
+}
+
+async fn unknown_path() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "this listener has nothing at that path",
+    )
+}
+
+/// RFC 9110 §15.5.6 asks for `Allow`, which the router adds.
+async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "that path has other methods, see Allow",
+    )
+}

@@ -1,0 +1,111 @@
+//! Collects the cores' metrics, without ever holding up a core or waiting for a stuck one for long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::metrics::text::{self, CoreReport};
+use crate::metrics::{Metrics, SnapshotReply};
+
+/// The cores, as the control plane reaches them.
+pub trait Cores: Send + Sync + 'static {
+    /// How many there are; they are numbered from 0, and their number does not change.
+    fn count(&self) -> usize;
+
+    /// Asks a core for a copy of its metrics, by a message that the core finds in its own time.
+    ///
+    /// Must not block. Where the message cannot be sent, dropping `reply` says so.
+    fn request_snapshot(&self, core: usize, reply: SnapshotReply);
+}
+
+/// Answers scrapes. Those that come in while one is under way share the next.
+pub(super) struct Scraper {
+    cores: Arc<dyn Cores>,
+    timeout: Duration,
+    state: Mutex<Collected>,
+}
+
+#[derive(Default)]
+struct Collected {
+    /// When the cores were asked for what `text` says.
+    asked_at: Option<Instant>,
+    text: Bytes,
+    reports: Vec<CoreReport>,
+    /// For each core, the answer that has not come so far.
+    awaited: Vec<Option<oneshot::Receiver<Box<Metrics>>>>,
+}
+
+impl Scraper {
+    pub(super) fn new(cores: Arc<dyn Cores>, timeout: Duration) -> Scraper {
+        let mut state = Collected::default();
+        state
+            .reports
+            .resize_with(cores.count(), CoreReport::default);
+        state.awaited.resize_with(cores.count(), || None);
+        Scraper {
+            cores,
+            timeout,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The metrics as text, no older than this call; within twice the time-out.
+    pub(super) async fn text(&self) -> Bytes {
+        let called_at = Instant::now();
+        let mut state = self.state.lock().await;
+        if state.asked_at.is_none_or(|asked_at| asked_at < called_at) {
+            let asked_at = Instant::now();
+            state.ask(&*self.cores);
+            state.collect(asked_at + self.timeout).await;
+            state.text = text::render(&state.reports).into();
+            // Last, because a caller that goes away ends this at the `await`.
+            state.asked_at = Some(asked_at);
+        }
+        state.text.clone()
+    }
+}
+
+impl Collected {
+    /// Asks every core that does not still owe an answer: a stuck core finds one message when it
+    /// comes back, not one for each scrape.
+    fn ask(&mut self, cores: &dyn Cores) {
+        for (core, awaited) in self.awaited.iter_mut().enumerate() {
+            let is_stuck = awaited.as_mut().is_some_and(|answer| {
+                matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+            });
+            if is_stuck {
+                continue;
+            }
+            let (sender, receiver) = oneshot::channel();
+            let deliver = move |metrics| {
+                // Nobody waits any more once the control plane has stopped.
+                let _ = sender.send(metrics);
+            };
+            cores.request_snapshot(core, SnapshotReply::new(deliver));
+            *awaited = Some(receiver);
+        }
+    }
+
+    /// Takes what comes until the deadline, which all cores share.
+    async fn collect(&mut self, deadline: Instant) {
+        for (awaited, report) in self.awaited.iter_mut().zip(&mut self.reports) {
+            report.is_up = false;
+            let Some(answer) = awaited else { continue };
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(metrics)) => {
+                    *report = CoreReport {
+                        is_up: true,
+                        metrics: Some(metrics),
+                    };
+                    *awaited = None;
+                }
+                // The request could not be sent, or the core is gone.
+                Ok(Err(_)) => *awaited = None,
+                Err(_) => {}
+            }
+        }
+    }
+}
