@@ -1,5 +1,7 @@
 //! The log: which lines, in which form, always to standard error.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -10,6 +12,7 @@ use super::units::UnitError;
 pub fn init(logging: &Logging) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&logging.log_level))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let installed = match logging.log_format {
         LogFormat::Pretty => builder.try_init(),

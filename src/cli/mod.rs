@@ -161,15 +161,19 @@ Exit codes: 0 success, 1 failure while running, 2 wrong usage.";
 
 /// The command line as clap knows it.
 fn command() -> Command {
-    let serve = Command::new("serve").about("Run the server: also what happens without a command");
-    let root = Command::new("tidewheel")
+    // The texts come after the arguments, which would put their own in the place of `about`.
+    let serve = Serve::augment_args(Command::new("serve"))
+        .about("Run the server: also what happens without a command")
+        .after_help(AFTER_HELP);
+    Serve::augment_args(Command::new("tidewheel"))
         .about(ABOUT)
-        .version(version())
         .after_help(AFTER_HELP)
+        .version(version())
+        // Messages name the program as the documents do, wherever its file lies.
+        .bin_name("tidewheel")
         .disable_help_subcommand(true)
         .args_conflicts_with_subcommands(true)
-        .subcommand(Serve::augment_args(serve.after_help(AFTER_HELP)));
-    Serve::augment_args(root)
+        .subcommand(serve)
 }
 
 /// The version and what was built: `0.1.0 (x86_64-linux, release build)`.

@@ -235,6 +235,8 @@ fn help_and_version_are_printed_whatever_the_environment_says() {
         let Parsed::Print(help) = parse(flags, &env).unwrap() else {
             panic!("not printed");
         };
+        assert!(help.contains("Usage: tidewheel "), "{help}");
+        assert!(!help.starts_with("The arguments"), "{help}");
         let headings = [
             "Listeners:",
             "Connections:",
