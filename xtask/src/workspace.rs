@@ -11,7 +11,6 @@ pub struct Workspace {
     pub root: PathBuf,
     /// Where cargo puts what it builds.
     pub target: PathBuf,
-    cargo: OsString,
 }
 
 impl Workspace {
@@ -26,11 +25,7 @@ impl Workspace {
             Some(folder) => root.join(folder),
             None => root.join("target"),
         };
-        Workspace {
-            root,
-            target,
-            cargo: env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-        }
+        Workspace { root, target }
     }
 
     /// The server, as the step `build` makes it.
@@ -53,9 +48,9 @@ impl Workspace {
         self.root.join("tests/clients/python")
     }
 
-    /// A cargo command, run at the root.
+    /// A cargo command, run at the root. Rustup has set the toolchain in the environment.
     pub fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(&self.cargo);
+        let mut command = self.command("cargo");
         command.args(arguments);
         command
     }
