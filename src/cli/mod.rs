@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`options`] is the only list of flags; the other names, the help text and `docs/flags.md`
-//! ([`reference`]) follow from it. [`units`] are the values' notations, [`sources`] merges the
+//! ([`mod@reference`]) follow from it. [`units`] are the values' notations, [`sources`] merges the
 //! layers, [`validate`] holds flags against each other, [`host`]
 //! asks the machine what it allows, [`startup`] says what comes of both.
 //!
