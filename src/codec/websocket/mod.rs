@@ -24,6 +24,8 @@ mod item;
 mod mask;
 mod message;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 mod utf8;
 

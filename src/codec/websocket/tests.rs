@@ -18,7 +18,7 @@ const LIMITS: Limits = Limits {
 
 /// An item without its borrow.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Seen {
+pub(super) enum Seen {
     Text(String),
     Binary(Vec<u8>),
     Ping(Vec<u8>),
@@ -39,7 +39,11 @@ fn seen(item: &Item<'_>) -> Seen {
 }
 
 /// Feeds `wire` in chunks of `chunk` bytes, up to a close or a fault.
-fn feed(wire: &[u8], chunk: usize, limits: &Limits) -> (Vec<Seen>, Option<Fault>, Decoder) {
+pub(super) fn feed(
+    wire: &[u8],
+    chunk: usize,
+    limits: &Limits,
+) -> (Vec<Seen>, Option<Fault>, Decoder) {
     let mut decoder = Decoder::default();
     let mut items = Vec::new();
     for bytes in wire.chunks(chunk) {

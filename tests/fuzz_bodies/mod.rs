@@ -1,0 +1,7 @@
+//! The bodies of the fuzz targets, shared by `fuzz/` (libFuzzer) and `tests/fuzz_smoke.rs` (stable).
+//!
+//! A new target: a file here with `pub fn run(data: &[u8])`, a line below and one in
+//! `fuzz_smoke.rs`; and for libFuzzer a file and an entry in `fuzz/`.
+
+pub mod frame_decoder;
+pub mod http_head;
