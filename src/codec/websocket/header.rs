@@ -35,6 +35,7 @@ impl Header {
     ///
     /// Octets are judged in the order in which they arrive, so a fault shows as soon as the octet
     /// that holds it, and is the same one however the stream is chopped.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Fault> {
         let [first, rest @ ..] = bytes else {
             return Ok(None);
@@ -69,6 +70,7 @@ impl Header {
 }
 
 /// FIN and opcode.
+#[inline]
 fn parse_first(first: u8) -> Result<(bool, OpCode), Fault> {
     // RFC 6455 §5.2: RSV bits are 0 unless an extension gives them a meaning, and none does here.
     if first & 0x70 != 0 {
@@ -88,6 +90,7 @@ fn parse_first(first: u8) -> Result<(bool, OpCode), Fault> {
 }
 
 /// The payload length, and the bytes after it; `None` while it is incomplete.
+#[inline]
 fn parse_length(length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Fault> {
     match length {
         126 => {
