@@ -49,10 +49,7 @@ impl Parser {
     pub fn parse<'a>(&'a mut self, text: &'a str) -> Result<Request<'a>, Malformed> {
         let (envelope, fault) = self.envelope.read(text, "payload", Envelope::collect);
         match fault {
-            Some(fault) => Err(Wrong::NotJson {
-                fault,
-                found: Cut::at(text, fault.at()),
-            }),
+            Some(fault) => Err(not_json(fault, text)),
             None => request(&envelope, &mut self.payload),
         }
         .map_err(|wrong| malformed(&wrong, &envelope))
@@ -128,7 +125,7 @@ enum Wrong<'a> {
         "not valid JSON: {fault}, found {found}; send one JSON object like \
          {{\"type\":\"message\",\"room\":\"lobby\",\"payload\":1}}"
     )]
-    NotJson { fault: NotJson, found: Cut<'a> },
+    NotJson { fault: NotJson, found: String },
     #[error("member {name} appears more than once; send it once")]
     Repeated { name: Cut<'a> },
     #[error("member `{name}` is missing; send {form}")]
@@ -150,26 +147,26 @@ enum Wrong<'a> {
 #[derive(Debug)]
 struct Cut<'a>(&'a str);
 
-impl<'a> Cut<'a> {
-    const BYTES_MAX: usize = 64;
-
-    /// What stands at byte `at`, or before it where that is within a character.
-    fn at(text: &'a str, at: usize) -> Cut<'a> {
-        Cut(text
-            .split_at_checked(text.floor_char_boundary(at))
-            .map_or("", |(_, rest)| rest))
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const BYTES_MAX: usize = 64;
+        let end = (0..=BYTES_MAX)
+            .rev()
+            .find(|&end| self.0.is_char_boundary(end));
+        match self.0.get(..end.unwrap_or(0)) {
+            Some(shown) if self.0.len() > BYTES_MAX => write!(f, "`{shown}…`"),
+            _ => write!(f, "`{}`", self.0),
+        }
     }
 }
 
-impl fmt::Display for Cut<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.floor_char_boundary(Cut::BYTES_MAX);
-        match self.0.get(..shown) {
-            None | Some("") => f.write_str("the end of the text"),
-            Some(shown) if shown.len() < self.0.len() => write!(f, "`{shown}…`"),
-            Some(shown) => write!(f, "`{shown}`"),
-        }
-    }
+#[cold]
+fn not_json<'a>(fault: NotJson, text: &str) -> Wrong<'a> {
+    let found = match text.get(fault.at()..) {
+        Some(rest) if !rest.is_empty() => Cut(rest).to_string(),
+        _ => "the end of the text".to_owned(),
+    };
+    Wrong::NotJson { fault, found }
 }
 
 #[cold]
@@ -274,7 +271,11 @@ fn command<'a>(
         "ping" => Command::Ping {
             payload: optional(payload, "payload", json())?,
         },
-        _ => return Err(Wrong::UnknownType { found: Cut(name) }),
+        _ => {
+            return Err(Wrong::UnknownType {
+                found: Cut(kind.raw),
+            });
+        }
     })
 }
 
@@ -356,10 +357,7 @@ fn members<'a, const N: usize>(
         }
     });
     match fault {
-        Some(fault) => Err(Wrong::NotJson {
-            fault,
-            found: Cut::at(payload.raw, fault.at()),
-        }),
+        Some(fault) => Err(not_json(fault, payload.raw)),
         None => picked,
     }
 }
