@@ -105,7 +105,8 @@ pub struct Recover {
 /// A message that is not of the documented form: error 4006.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Malformed {
-    /// What was wrong, with what value, and what to send instead.
+    /// What was wrong, with what value, and what to send instead. It may quote up to 64 bytes of
+    /// the peer's text, so it is for the peer and not for a log.
     pub message: String,
     /// The `correlation_id`, where it could be read all the same.
     pub correlation_id: Option<String>,

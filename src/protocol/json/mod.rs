@@ -13,7 +13,10 @@
 //! ```
 //!
 //! simd-json alone could not do it: it rewrites strings where they stand, and refuses or rounds
-//! numbers that are good JSON, while a payload must come out exactly as it went in.
+//! numbers that are good JSON, while a payload must come out exactly as it went in. The scanner
+//! takes no longer over a payload than simd-json would (`benches/protocol.rs`: about 0.8 GB/s of
+//! dense JSON for either, and a long string at the speed of a block compare), so a large message
+//! is not paid for twice: simd-json only sees the outline, some hundred bytes.
 
 mod encode;
 mod outline;

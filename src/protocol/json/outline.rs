@@ -38,8 +38,8 @@ impl Outline {
     /// Reads `text`, which should be one object, and hands its members to `collect`. Where the
     /// text is not valid, these are the members up to that place, and the fault comes with them.
     ///
-    /// The value of the member called `opaque` is cut out even if it is an object; this spares
-    /// the copy of its first level.
+    /// The value of the member called `opaque` is cut out whatever it is: it is not looked into,
+    /// and it may be long.
     pub(super) fn read<'a, T>(
         &'a mut self,
         text: &'a str,
@@ -134,12 +134,13 @@ impl Outline {
         let (start, slot) = (scanner.at(), self.spans.len());
         self.spans.push(start..start);
         match scanner.peek() {
-            Some(b'"') if scanner.string()? => {
+            Some(b'"') if !level.is_opaque(name) => {
+                let is_unicode = scanner.string()?;
+                let text = scanner.bytes(start..scanner.at());
+                // A string that no text can hold is no string for us either.
                 self.copy
-                    .extend_from_slice(scanner.bytes(start..scanner.at()));
+                    .extend_from_slice(if is_unicode { text } else { b"0" });
             }
-            // A string that is no Unicode text: no text for us either.
-            Some(b'"') => self.copy.push(b'0'),
             Some(b'{') if level.keeps_members_of(name) => {
                 self.copy.push(b'{');
                 self.object(scanner, Level::Inner)?;
@@ -164,15 +165,22 @@ enum Level<'o> {
 }
 
 impl Level<'_> {
-    /// Whether an object called `name`, quotes included, keeps its members. A name written with
-    /// escapes may pass for another here, which costs a copy and changes nothing.
-    fn keeps_members_of(self, name: &[u8]) -> bool {
+    /// Whether the value of the member called `name`, quotes included, is to be cut out. A name
+    /// written with escapes is not recognised here, which costs a copy and changes nothing.
+    fn is_opaque(self, name: &[u8]) -> bool {
         match self {
             Level::Top { opaque } => {
-                name.get(1..).and_then(|name| name.strip_suffix(b"\"")) != Some(opaque)
+                name.strip_prefix(b"\"")
+                    .and_then(|name| name.strip_suffix(b"\""))
+                    == Some(opaque)
             }
             Level::Inner => false,
         }
+    }
+
+    /// Whether the value of the member called `name`, if it is an object, keeps its members.
+    fn keeps_members_of(self, name: &[u8]) -> bool {
+        matches!(self, Level::Top { .. }) && !self.is_opaque(name)
     }
 }
 

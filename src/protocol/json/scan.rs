@@ -335,40 +335,47 @@ impl Nesting {
 /// How many bytes at the start of `bytes` stand for themselves in a JSON string: everything but
 /// the quote, the backslash and the control characters below U+0020.
 ///
-/// Names and short strings end within the first word; long ones go by blocks, which the compiler
-/// turns into vector instructions.
+/// Names and short strings end within the first two words, which is decided in line.
 #[inline]
 pub(super) fn plain_len(bytes: &[u8]) -> usize {
-    let mut rest = bytes;
-    let mut is_long = false;
-    loop {
-        if is_long {
-            while let Some((block, tail)) = rest.split_first_chunk::<32>() {
-                if block
-                    .iter()
-                    .fold(false, |found, &byte| found | is_special(byte))
-                {
-                    break;
-                }
-                rest = tail;
-            }
-        }
-        let done = bytes.len() - rest.len();
-        let Some((word, tail)) = rest.split_first_chunk::<8>() else {
-            let in_tail = rest.iter().position(|&byte| is_special(byte));
-            return done + in_tail.unwrap_or(rest.len());
-        };
+    let mut done = 0;
+    for word in bytes.as_chunks::<8>().0.iter().take(2) {
         let found = special_bytes(u64::from_le_bytes(*word));
         if found != 0 {
             return done + found.trailing_zeros() as usize / 8;
         }
-        rest = tail;
-        is_long = done >= 8;
+        done += 8;
     }
+    done + long_plain_len(bytes.get(done..).unwrap_or_default())
+}
+
+/// The same for long strings and for the end of the text: by blocks, which the compiler turns
+/// into vector instructions, then by words, then by bytes.
+fn long_plain_len(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<64>();
+    let is_plain = |block: &&[u8; 64]| {
+        !block
+            .iter()
+            .fold(false, |any, &byte| any | is_special(byte))
+    };
+    let mut done = blocks.iter().take_while(is_plain).count() * 64;
+    let (words, tail) = bytes.get(done..).unwrap_or_default().as_chunks::<8>();
+    for word in words {
+        let found = special_bytes(u64::from_le_bytes(*word));
+        if found != 0 {
+            return done + found.trailing_zeros() as usize / 8;
+        }
+        done += 8;
+    }
+    done + tail
+        .iter()
+        .position(|&byte| is_special(byte))
+        .unwrap_or(tail.len())
 }
 
 fn is_special(byte: u8) -> bool {
-    byte == b'"' || byte == b'\\' || byte < 0x20
+    // Without short circuits, so that it can be done for many bytes at once.
+    (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
 /// The top bit of each special byte of `word`. Bits above the lowest that is set may be wrong: a
