@@ -41,3 +41,23 @@ impl fmt::Debug for Frame {
         write!(f, "Frame({} bytes)", self.0.len())
     }
 }
+
+/// What must be told instead, when a frame is skipped.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A message: its offset is reported.
+    Message,
+    /// A passing signal: nothing.
+    Passing,
+    /// A user joined.
+    Joined,
+    /// A user left.
+    Left,
+    /// A summary of several joins and leaves.
+    Summary {
+        /// Users that joined.
+        joined: u32,
+        /// Users that left.
+        left: u32,
+    },
+}
