@@ -1,0 +1,162 @@
+//! The last messages of a room, kept at its home for those that come late or come back.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::frame::Frame;
+use crate::time::Instant;
+
+/// Bounds of one room's history. Whichever is reached first lets the oldest message go.
+#[derive(Copy, Clone, Debug)]
+pub struct HistoryLimits {
+    /// Messages.
+    pub messages_max: usize,
+    /// Bytes of serialised frames.
+    pub bytes_max: usize,
+    /// Age; none keeps messages until the other bounds are reached.
+    pub ttl: Option<Duration>,
+}
+
+struct Kept {
+    frame: Frame,
+    at: Instant,
+}
+
+/// Invariant: what is kept are the messages with the offsets `newest - len + 1 ..= newest`.
+#[derive(Default)]
+pub struct History {
+    kept: VecDeque<Kept>,
+    bytes: usize,
+    newest: u64,
+}
+
+impl History {
+    /// Keeps the message that follows on, and lets go of what is over the bounds.
+    pub fn push(&mut self, frame: Frame, at: Instant, limits: &HistoryLimits) {
+        self.newest += 1;
+        if limits.messages_max == 0 || frame.len() > limits.bytes_max {
+            // What does not fit itself leaves nothing before it that could be replayed without gap.
+            self.kept = VecDeque::new();
+            self.bytes = 0;
+            return;
+        }
+        self.bytes += frame.len();
+        self.kept.push_back(Kept { frame, at });
+        while self.kept.len() > limits.messages_max || self.bytes > limits.bytes_max {
+            self.pop_oldest();
+        }
+    }
+
+    /// Lets go of what is older than the bound; says when the next message will be.
+    pub fn expire(&mut self, now: Instant, limits: &HistoryLimits) -> Option<Instant> {
+        let ttl = limits.ttl?;
+        while let Some(oldest) = self.kept.front() {
+            let due = oldest.at + ttl;
+            if due > now {
+                return Some(due);
+            }
+            self.pop_oldest();
+        }
+        self.kept = VecDeque::new();
+        None
+    }
+
+    fn pop_oldest(&mut self) {
+        if let Some(oldest) = self.kept.pop_front() {
+            self.bytes -= oldest.frame.len();
+        }
+    }
+
+    /// The newest message's offset, kept or not.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// The offset before the oldest kept message: recovery from here or later is whole.
+    pub fn complete_since(&self) -> u64 {
+        self.newest - self.kept.len() as u64
+    }
+
+    /// At most `limit` messages after the offset `since`, oldest first, of those that are kept.
+    pub fn after(&self, since: u64, limit: usize) -> impl Iterator<Item = &Frame> {
+        let skip = since.saturating_sub(self.complete_since());
+        let skip = usize::try_from(skip)
+            .unwrap_or(usize::MAX)
+            .min(self.kept.len());
+        self.kept.range(skip..).take(limit).map(|kept| &kept.frame)
+    }
+
+    /// The newest `count` messages, oldest first.
+    pub fn last(&self, count: usize) -> impl Iterator<Item = &Frame> {
+        let skip = self.kept.len().saturating_sub(count);
+        self.kept.range(skip..).map(|kept| &kept.frame)
+    }
+
+    /// Bytes of the frames that are kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(messages_max: usize, bytes_max: usize, ttl_s: u64) -> HistoryLimits {
+        let ttl = (ttl_s > 0).then(|| Duration::from_secs(ttl_s));
+        HistoryLimits {
+            messages_max,
+            bytes_max,
+            ttl,
+        }
+    }
+
+    fn texts<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<Vec<u8>> {
+        frames.map(|f| f.to_vec()).collect()
+    }
+
+    fn filled(count: u8, limits: &HistoryLimits) -> History {
+        let mut history = History::default();
+        for i in 1..=count {
+            let at = Instant::ORIGIN + Duration::from_secs(u64::from(i));
+            history.push(Frame::new(&[i]), at, limits);
+        }
+        history
+    }
+
+    #[test]
+    fn the_count_bound_keeps_the_newest() {
+        let history = filled(5, &limits(3, 100, 0));
+        assert_eq!(texts(history.last(9)), [[3], [4], [5]]);
+        assert_eq!(history.complete_since(), 2);
+        assert_eq!(texts(history.after(3, 9)), [[4], [5]]);
+        assert_eq!(texts(history.after(0, 2)), [[3], [4]]);
+        assert_eq!(texts(history.after(99, 2)).len(), 0);
+    }
+
+    #[test]
+    fn the_byte_bound_counts_frames() {
+        let history = filled(5, &limits(100, 2, 0));
+        assert_eq!(texts(history.last(9)), [[4], [5]]);
+        assert_eq!(history.bytes(), 2);
+    }
+
+    #[test]
+    fn a_message_over_the_byte_bound_ends_what_could_be_replayed() {
+        let bounds = limits(100, 3, 0);
+        let mut history = filled(2, &bounds);
+        history.push(Frame::new(b"four"), Instant::ORIGIN, &bounds);
+        assert_eq!((history.newest(), history.complete_since()), (3, 3));
+    }
+
+    #[test]
+    fn age_lets_go_and_names_the_next_moment() {
+        let bounds = limits(100, 100, 10);
+        let mut history = filled(3, &bounds);
+        let at = |s| Instant::ORIGIN + Duration::from_secs(s);
+        assert_eq!(history.expire(at(12), &bounds), Some(at(13)));
+        assert_eq!(texts(history.last(9)), [[3]]);
+        assert_eq!(history.expire(at(13), &bounds), None);
+        assert_eq!((history.newest(), history.complete_since()), (3, 3));
+    }
+}

@@ -1,0 +1,485 @@
+//! A room at its home core: position, history, who is in it, what was accepted lately.
+//!
+//! The home gives every message its offset and serialises it, once. It knows members by name, not
+//! by socket: connections appear as [`ConnectionRef`], cores as shares. What has to be sent where
+//! is the shard's affair; nothing here sends.
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use crate::address::{ConnectionRef, CoreId};
+use crate::frame::Frame;
+use crate::protocol::json::encode;
+use crate::protocol::{Epoch, Event, Member, MessageId, Offset, Recover, Sender, UserId};
+use crate::room::history::{History, HistoryLimits};
+use crate::room::idempotency::Accepted;
+use crate::time::{Instant, Now};
+
+/// A start of typing passes at most this often for a user and room.
+const TYPING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many users' read positions a room remembers; above it, those who have left are forgotten.
+const READ_POSITIONS_MAX: usize = 10_000;
+
+/// How many members an answer lists. The count beside the list is exact.
+const MEMBERS_LISTED_MAX: usize = 1_000;
+
+/// Bounds of a room.
+#[derive(Copy, Clone, Debug)]
+pub struct RoomLimits {
+    /// What is kept for those that come later.
+    pub history: HistoryLimits,
+    /// How long a room without members keeps its position and history.
+    pub idle_ttl: Duration,
+    /// How long a repeated publish is recognised.
+    pub idempotency_window: Duration,
+    /// How many accepted publishes are remembered for that.
+    pub idempotency_keys_max: usize,
+}
+
+/// One connection's membership, as the home knows it.
+#[derive(Copy, Clone, Debug)]
+struct Occupancy {
+    connection: ConnectionRef,
+    presence: bool,
+}
+
+type Occupancies = SmallVec<[Occupancy; 1]>;
+
+/// What passes between users without being stored.
+#[derive(Copy, Clone, Default, Debug)]
+struct Signals {
+    /// The highest offset that the user has read, 0 for none.
+    read: u64,
+    /// When the last start of typing passed.
+    typing_at: Option<Instant>,
+    /// A start passed, and no stop since.
+    typing: bool,
+}
+
+/// A core with members of the room.
+#[derive(Copy, Clone, Debug)]
+pub struct Share {
+    /// The core.
+    pub core: CoreId,
+    /// Its connections in the room.
+    pub connections: u32,
+    /// Those of them that asked for presence.
+    pub presence: u32,
+}
+
+/// Joins and leaves that wait for the next summary.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Summary {
+    /// Users that joined.
+    pub joined: u32,
+    /// Users that left.
+    pub left: u32,
+}
+
+/// What a joining connection is told.
+pub struct Joined {
+    /// Every message after the asked position is in `replay`.
+    pub recovered: bool,
+    /// Users in the room, the joining one included.
+    pub members: u64,
+    /// Whether the connection wants presence updates.
+    pub presence: bool,
+    /// The connection was a member already.
+    pub again: bool,
+    /// The user had no other connection in the room.
+    pub user_is_new: bool,
+    /// Messages to send before the live ones, oldest first.
+    pub replay: Vec<Frame>,
+}
+
+/// What became of a connection that leaves.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Departure {
+    /// The user has no connection in the room any more.
+    pub user_is_gone: bool,
+    /// The user was typing: those who saw the start have to see a stop.
+    pub was_typing: bool,
+}
+
+/// What became of a publish.
+pub enum Published {
+    /// The room accepted it under this offset.
+    Accepted {
+        /// The message's offset.
+        offset: u64,
+        /// The message as every member gets it.
+        frame: Frame,
+    },
+    /// It was accepted before, under this offset.
+    Repeat {
+        /// The first one's offset.
+        offset: u64,
+    },
+}
+
+/// A room.
+pub struct HomeRoom {
+    epoch: Epoch,
+    history: History,
+    users: HashMap<UserId, Occupancies, ahash::RandomState>,
+    shares: SmallVec<[Share; 2]>,
+    signals: Option<Box<HashMap<UserId, Signals, ahash::RandomState>>>,
+    accepted: Option<Box<Accepted>>,
+    /// Joins and leaves not told yet, in a room above the presence limit.
+    pub summary: Summary,
+    /// Since when nobody is in the room.
+    idle_since: Option<Instant>,
+    /// Connections, of all users.
+    connections: u64,
+}
+
+impl HomeRoom {
+    /// An empty room at the beginning of an epoch.
+    pub fn new(epoch: Epoch, now: Instant, hasher: &ahash::RandomState) -> HomeRoom {
+        HomeRoom {
+            epoch,
+            history: History::default(),
+            users: HashMap::with_hasher(hasher.clone()),
+            shares: SmallVec::new(),
+            signals: None,
+            accepted: None,
+            summary: Summary::default(),
+            idle_since: Some(now),
+            connections: 0,
+        }
+    }
+
+    /// The epoch of its position.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The newest message's offset.
+    pub fn offset(&self) -> u64 {
+        self.history.newest()
+    }
+
+    /// Users in the room.
+    pub fn user_count(&self) -> u64 {
+        self.users.len() as u64
+    }
+
+    /// Connections in the room.
+    pub fn connection_count(&self) -> u64 {
+        self.connections
+    }
+
+    /// Bytes that history holds.
+    pub fn history_bytes(&self) -> usize {
+        self.history.bytes()
+    }
+
+    /// The cores with members.
+    pub fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
+    /// The connections of a user in the room.
+    pub fn connections_of(&self, user: &UserId) -> SmallVec<[ConnectionRef; 1]> {
+        let occupancies = self.users.get(user).map_or(&[][..], |o| o.as_slice());
+        occupancies.iter().map(|o| o.connection).collect()
+    }
+
+    /// Lets a connection in, or answers one that is in already.
+    pub fn join(
+        &mut self,
+        connection: ConnectionRef,
+        user: &UserId,
+        presence: Option<bool>,
+        history: u32,
+        recover: Option<Recover>,
+    ) -> Joined {
+        self.idle_since = None;
+        let user_is_new = !self.users.contains_key(user);
+        let occupancies = self.users.entry_ref(user).or_default();
+        if let Some(known) = occupancies.iter_mut().find(|o| o.connection == connection) {
+            let before = known.presence;
+            let presence = presence.unwrap_or(before);
+            known.presence = presence;
+            let change = i64::from(presence) - i64::from(before);
+            self.share_out(connection.core, 0, change);
+            return Joined {
+                recovered: false,
+                members: self.user_count(),
+                presence,
+                again: true,
+                user_is_new: false,
+                replay: Vec::new(),
+            };
+        }
+        let presence = presence.unwrap_or(false);
+        occupancies.push(Occupancy {
+            connection,
+            presence,
+        });
+        self.connections += 1;
+        self.share_out(connection.core, 1, i64::from(presence));
+        let recovered = recover.is_some_and(|from| self.can_recover(from));
+        let replay = match recover {
+            Some(from) if recovered => self
+                .history
+                .after(from.offset, usize::MAX)
+                .cloned()
+                .collect(),
+            _ => self.history.last(history as usize).cloned().collect(),
+        };
+        Joined {
+            recovered,
+            members: self.user_count(),
+            presence,
+            again: false,
+            user_is_new,
+            replay,
+        }
+    }
+
+    fn can_recover(&self, from: Recover) -> bool {
+        from.epoch == Some(self.epoch)
+            && from.offset >= self.history.complete_since()
+            && from.offset <= self.history.newest()
+    }
+
+    /// Lets a connection out; none if it was not in.
+    pub fn leave(
+        &mut self,
+        connection: ConnectionRef,
+        user: &UserId,
+        now: Instant,
+    ) -> Option<Departure> {
+        let occupancies = self.users.get_mut(user)?;
+        let place = occupancies
+            .iter()
+            .position(|o| o.connection == connection)?;
+        let presence = occupancies.remove(place).presence;
+        let user_is_gone = occupancies.is_empty();
+        let mut departure = Departure {
+            user_is_gone,
+            was_typing: false,
+        };
+        if user_is_gone {
+            self.users.remove(user);
+            departure.was_typing = self.forget_signals(user);
+            self.give_back_memory();
+        }
+        self.connections -= 1;
+        self.share_out(connection.core, -1, -i64::from(presence));
+        if self.users.is_empty() {
+            self.idle_since = Some(now);
+            self.summary = Summary::default();
+        }
+        Some(departure)
+    }
+
+    fn give_back_memory(&mut self) {
+        if self.users.capacity() > 64 && self.users.len() * 4 < self.users.capacity() {
+            self.users.shrink_to(self.users.len() * 2);
+        } else if self.users.is_empty() {
+            self.users.shrink_to_fit();
+        }
+    }
+
+    /// Forgets what a user that left was doing; says whether it was typing.
+    fn forget_signals(&mut self, user: &UserId) -> bool {
+        let Some(signals) = self.signals.as_mut() else {
+            return false;
+        };
+        let crowded = signals.len() > READ_POSITIONS_MAX;
+        let Some(of_user) = signals.get_mut(user) else {
+            return false;
+        };
+        let was_typing = std::mem::take(&mut of_user.typing);
+        of_user.typing_at = None;
+        if of_user.read == 0 || crowded {
+            signals.remove(user);
+        }
+        was_typing
+    }
+
+    fn share_out(&mut self, core: CoreId, connections: i64, presence: i64) {
+        let place = match self.shares.iter().position(|s| s.core == core) {
+            Some(place) => place,
+            None => {
+                self.shares.push(Share {
+                    core,
+                    connections: 0,
+                    presence: 0,
+                });
+                self.shares.len() - 1
+            }
+        };
+        if let Some(share) = self.shares.get_mut(place) {
+            share.connections = (i64::from(share.connections) + connections) as u32;
+            share.presence = (i64::from(share.presence) + presence) as u32;
+            if share.connections == 0 {
+                self.shares.swap_remove(place);
+            }
+        }
+    }
+
+    /// Accepts a message: gives it the next offset and serialises it, once for everyone.
+    pub fn publish(
+        &mut self,
+        room: &str,
+        sender: Option<Sender<'_>>,
+        (payload, message_id): (&[u8], Option<&str>),
+        now: Now,
+        limits: &RoomLimits,
+        (hasher, scratch): (&ahash::RandomState, &mut Vec<u8>),
+    ) -> Published {
+        let user = sender.map(|s| s.user_id);
+        if let (Some(id), Some(accepted)) = (message_id, self.accepted.as_ref())
+            && let Some(offset) = accepted.offset_of(user, id)
+        {
+            return Published::Repeat { offset };
+        }
+        let offset = self.history.newest() + 1;
+        if let Some(id) = message_id {
+            let fresh = || Box::new(Accepted::new(hasher.clone()));
+            let accepted = self.accepted.get_or_insert_with(fresh);
+            accepted.insert(user, id, offset, now.mono, limits.idempotency_keys_max);
+        }
+        let message_id = self.message_id(message_id, offset);
+        let event = Event::Message {
+            room,
+            offset: Offset(offset),
+            payload,
+            message_id,
+            unix_ms: now.unix_ms,
+            sender,
+        };
+        scratch.clear();
+        encode(&event, None, scratch);
+        let frame = Frame::new(scratch);
+        self.history.push(frame.clone(), now.mono, &limits.history);
+        if self.users.is_empty() {
+            self.idle_since = Some(now.mono);
+        }
+        Published::Accepted { offset, frame }
+    }
+
+    /// The id of a message: the given one, or one made of its position.
+    pub fn message_id<'a>(&self, given: Option<&'a str>, offset: u64) -> MessageId<'a> {
+        match given {
+            Some(id) => MessageId::Given(id),
+            None => MessageId::Generated(self.epoch, Offset(offset)),
+        }
+    }
+
+    /// Whether a start or stop of typing passes on. A start does once in a while, a stop does after
+    /// a start that passed.
+    pub fn typing(&mut self, user: &UserId, start: bool, now: Instant) -> bool {
+        if !start {
+            let of_user = self.signals.as_mut().and_then(|s| s.get_mut(user));
+            return of_user.is_some_and(|s| std::mem::take(&mut s.typing));
+        }
+        let Some(of_user) = self.signals_of(user) else {
+            return false;
+        };
+        let passes = of_user
+            .typing_at
+            .is_none_or(|at| now - at >= TYPING_INTERVAL);
+        if passes {
+            of_user.typing_at = Some(now);
+            of_user.typing = true;
+        }
+        passes
+    }
+
+    /// Notes how far a user has read. Says whether the user is in the room.
+    pub fn read(&mut self, user: &UserId, offset: u64) -> bool {
+        let Some(of_user) = self.signals_of(user) else {
+            return false;
+        };
+        of_user.read = of_user.read.max(offset);
+        true
+    }
+
+    fn signals_of(&mut self, user: &UserId) -> Option<&mut Signals> {
+        if !self.users.contains_key(user) {
+            return None;
+        }
+        let hasher = self.users.hasher().clone();
+        let signals = self
+            .signals
+            .get_or_insert_with(|| Box::new(HashMap::with_hasher(hasher)));
+        Some(signals.entry_ref(user).or_default())
+    }
+
+    /// Who is in the room: as many as an answer lists, in no order that means anything.
+    pub fn members(&self) -> Vec<Member<'_>> {
+        let signals = self.signals.as_ref();
+        let member = |(user_id, occupancies): (_, &Occupancies)| {
+            let read = signals.and_then(|s| s.get(user_id)).map_or(0, |s| s.read);
+            let read = (read > 0).then_some(Offset(read));
+            Member {
+                user_id,
+                connections: occupancies.len() as u64,
+                read,
+                info: None,
+            }
+        };
+        self.users
+            .iter()
+            .take(MEMBERS_LISTED_MAX)
+            .map(member)
+            .collect()
+    }
+
+    /// The messages for a `history_query`, oldest first, and whether none after `since` is lost.
+    pub fn query(&self, since: Option<u64>, limit: Option<u32>) -> (Vec<&Frame>, bool) {
+        let limit = limit.map_or(usize::MAX, |l| l as usize);
+        match since {
+            Some(since) => {
+                let complete = since >= self.history.complete_since();
+                (self.history.after(since, limit).collect(), complete)
+            }
+            None => (self.history.last(limit).collect(), true),
+        }
+    }
+
+    /// Lets go of what is over its time. Says when there will be more to let go, and whether the
+    /// whole room is.
+    pub fn upkeep(&mut self, now: Instant, limits: &RoomLimits) -> Upkeep {
+        if let Some(since) = self.idle_since
+            && since + limits.idle_ttl <= now
+        {
+            return Upkeep::Forget;
+        }
+        let idle_due = self.idle_since.map(|since| since + limits.idle_ttl);
+        let history_due = self.history.expire(now, &limits.history);
+        let accepted_due = self
+            .accepted
+            .as_mut()
+            .and_then(|a| a.expire(now, limits.idempotency_window));
+        if self.accepted.as_ref().is_some_and(|a| a.is_empty()) {
+            self.accepted = None;
+        }
+        match [idle_due, history_due, accepted_due]
+            .into_iter()
+            .flatten()
+            .min()
+        {
+            Some(due) => Upkeep::At(due),
+            None => Upkeep::Nothing,
+        }
+    }
+}
+
+/// What [`HomeRoom::upkeep`] found.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Upkeep {
+    /// Nothing in the room has an end.
+    Nothing,
+    /// Something will be over its time then.
+    At(Instant),
+    /// Nobody was in the room for so long that it goes away.
+    Forget,
+}
