@@ -1,0 +1,324 @@
+//! What goes to one connection alone: replies, direct messages, replayed history, control frames.
+//!
+//! A connection has such a queue only while something is in it. Small frames of one kind gather
+//! into one buffer; shared frames are held by reference. What was written of the front chunk is
+//! remembered, so a write that was cut short goes on in the middle of a frame.
+
+use std::collections::VecDeque;
+
+use crate::frame::Frame;
+use crate::metrics::Kind;
+use crate::time::Instant;
+
+/// Up to this size, frames of the same kind gather in one chunk, in bytes.
+const GATHER_BYTES: usize = 16 * 1024;
+
+/// How the ledger and the bounds treat what is in a chunk.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Bytes that are no message to anyone: HTTP, control frames, `/echo`.
+    Raw,
+    /// An answer, or a replayed message that was asked for: counted, but never as lag.
+    Answer(Kind),
+    /// A message from others: counted, and as lag.
+    Data(Kind),
+}
+
+impl Class {
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Class::Raw => None,
+            Class::Answer(kind) | Class::Data(kind) => Some(kind),
+        }
+    }
+}
+
+enum Bytes {
+    Own(Vec<u8>),
+    Shared(Frame),
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Shared(frame) => frame,
+        }
+    }
+}
+
+struct Chunk {
+    bytes: Bytes,
+    class: Class,
+    at: Instant,
+    frames: u64,
+    /// It begins in the middle of a frame whose beginning the kernel has.
+    is_rest: bool,
+}
+
+/// The queue.
+#[derive(Default)]
+pub struct Queue {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the front chunk that the kernel has.
+    written: usize,
+    answer_bytes: usize,
+    data_bytes: usize,
+}
+
+impl Queue {
+    /// Appends bytes, which hold `frames` whole frames.
+    pub fn push(&mut self, bytes: &[u8], frames: u64, class: Class, at: Instant) {
+        self.account(class, bytes.len(), true);
+        if let Some(last) = self.chunks.back_mut()
+            && last.class == class
+            && !last.is_rest
+            && let Bytes::Own(own) = &mut last.bytes
+            && own.len() + bytes.len() <= GATHER_BYTES
+        {
+            own.extend_from_slice(bytes);
+            last.frames += frames;
+            return;
+        }
+        self.chunks.push_back(Chunk {
+            bytes: Bytes::Own(bytes.to_vec()),
+            class,
+            at,
+            frames,
+            is_rest: false,
+        });
+    }
+
+    /// Appends bytes that the queue takes over.
+    pub fn push_owned(&mut self, bytes: Vec<u8>, frames: u64, class: Class, at: Instant) {
+        if bytes.len() <= GATHER_BYTES {
+            return self.push(&bytes, frames, class, at);
+        }
+        self.account(class, bytes.len(), true);
+        self.chunks.push_back(Chunk {
+            bytes: Bytes::Own(bytes),
+            class,
+            at,
+            frames,
+            is_rest: false,
+        });
+    }
+
+    /// Appends a shared frame.
+    pub fn push_shared(&mut self, frame: Frame, class: Class, at: Instant) {
+        self.account(class, frame.len(), true);
+        self.chunks.push_back(Chunk {
+            bytes: Bytes::Shared(frame),
+            class,
+            at,
+            frames: 1,
+            is_rest: false,
+        });
+    }
+
+    /// Puts the rest of a frame that was written in part before everything else.
+    ///
+    /// Must not be called while the front of the queue itself is written in part: only one frame
+    /// can be under way on a connection.
+    pub fn push_rest(&mut self, rest: &[u8], class: Class, at: Instant) {
+        debug_assert!(!self.is_mid_frame(), "two frames under way at once");
+        self.account(class, rest.len(), true);
+        let frames = u64::from(class.kind().is_some());
+        let bytes = Bytes::Own(rest.to_vec());
+        self.chunks.push_front(Chunk {
+            bytes,
+            class,
+            at,
+            frames,
+            is_rest: true,
+        });
+    }
+
+    fn account(&mut self, class: Class, bytes: usize, more: bool) {
+        let counter = match class {
+            Class::Data(_) => &mut self.data_bytes,
+            Class::Raw | Class::Answer(_) => &mut self.answer_bytes,
+        };
+        *counter = if more {
+            *counter + bytes
+        } else {
+            counter.saturating_sub(bytes)
+        };
+    }
+
+    /// What is left to write, in order, one slice a chunk.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.chunks.iter().enumerate().map(|(i, chunk)| {
+            let skip = if i == 0 { self.written } else { 0 };
+            chunk.bytes.as_slice().get(skip..).unwrap_or_default()
+        })
+    }
+
+    /// Notes that `count` more bytes were written; hands each kind and number of frames that are
+    /// wholly written to `delivered`. Answers what of `count` was beyond this queue.
+    pub fn advance(&mut self, mut count: usize, mut delivered: impl FnMut(Kind, u64)) -> usize {
+        while let Some(front) = self.chunks.front() {
+            let left = front.bytes.as_slice().len() - self.written;
+            if count < left {
+                self.written += count;
+                return 0;
+            }
+            count -= left;
+            self.written = 0;
+            let (class, len, frames) = (front.class, front.bytes.as_slice().len(), front.frames);
+            self.account(class, len, false);
+            self.chunks.pop_front();
+            if let Some(kind) = class.kind() {
+                delivered(kind, frames);
+            }
+        }
+        count
+    }
+
+    /// Drops all but the rest of a frame that is under way; hands what was delivered, and not yet
+    /// counted, and what will not be to the two functions. The rest is kept as raw bytes: its
+    /// frame counts as dropped.
+    pub fn abandon(
+        &mut self,
+        mut delivered: impl FnMut(Kind, u64),
+        mut dropped: impl FnMut(Kind, u64),
+    ) {
+        let mut rest = Vec::new();
+        for (i, chunk) in std::mem::take(&mut self.chunks).into_iter().enumerate() {
+            let written = if i == 0 { self.written } else { 0 };
+            let bytes = chunk.bytes.as_slice();
+            let (whole, end) = match chunk.class {
+                _ if chunk.is_rest => (0, bytes.len()),
+                // Bytes that are no frames have no boundaries; what was begun is finished.
+                Class::Raw if written > 0 => (0, bytes.len()),
+                Class::Raw => (0, 0),
+                Class::Answer(_) | Class::Data(_) => frames_within(bytes, written),
+            };
+            if let Some(kind) = chunk.class.kind() {
+                delivered(kind, whole);
+                dropped(kind, chunk.frames - whole);
+            }
+            rest.extend_from_slice(bytes.get(written..end).unwrap_or_default());
+        }
+        *self = Queue::default();
+        if !rest.is_empty() {
+            self.push_rest(&rest, Class::Raw, Instant::ORIGIN);
+        }
+    }
+
+    /// Frames that wait, by kind.
+    pub fn pending(&self) -> impl Iterator<Item = (Kind, u64)> {
+        self.chunks
+            .iter()
+            .filter_map(|chunk| Some((chunk.class.kind()?, chunk.frames)))
+    }
+
+    /// Whether part of a frame, or of other bytes, is written and the rest is not.
+    fn is_mid_frame(&self) -> bool {
+        self.written > 0 || self.chunks.front().is_some_and(|front| front.is_rest)
+    }
+
+    /// Whether nothing is left to write.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Bytes of answers that wait.
+    pub fn answer_bytes(&self) -> usize {
+        self.answer_bytes
+    }
+
+    /// Bytes of others' messages that wait: these are lag.
+    pub fn data_bytes(&self) -> usize {
+        self.data_bytes
+    }
+
+    /// When the oldest of others' messages was accepted.
+    pub fn oldest_data(&self) -> Option<Instant> {
+        self.chunks
+            .iter()
+            .find(|c| matches!(c.class, Class::Data(_)))
+            .map(|c| c.at)
+    }
+}
+
+/// How many of the frames in `bytes` end within the first `written`, and where the frame ends in
+/// whose middle that is (`written` itself on a boundary).
+fn frames_within(bytes: &[u8], written: usize) -> (u64, usize) {
+    let (mut at, mut whole) = (0, 0);
+    while at < written {
+        let end = at + frame_len(bytes.get(at..).unwrap_or_default());
+        if end > written {
+            return (whole, end);
+        }
+        whole += 1;
+        at = end;
+    }
+    (whole, at)
+}
+
+/// The length of the server frame at the start of `bytes`, header included (RFC 6455 §5.2).
+fn frame_len(bytes: &[u8]) -> usize {
+    match *bytes {
+        [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([a, b])),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => {
+            10 + u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize
+        }
+        [_, len, ..] => 2 + usize::from(len),
+        _ => bytes.len().max(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPLY: Class = Class::Answer(Kind::Reply);
+
+    fn contents(queue: &Queue) -> Vec<u8> {
+        queue.slices().flatten().copied().collect()
+    }
+
+    #[test]
+    fn small_replies_gather_and_are_counted_when_wholly_written() {
+        let mut queue = Queue::default();
+        queue.push(b"\x81\x01a", 1, REPLY, Instant::ORIGIN);
+        queue.push(b"\x81\x01b", 1, REPLY, Instant::ORIGIN);
+        queue.push(b"\x81\x01c", 1, Class::Data(Kind::Direct), Instant::ORIGIN);
+        let mut done = Vec::new();
+        assert_eq!(queue.slices().count(), 2);
+        assert_eq!(queue.advance(4, |kind, n| done.push((kind, n))), 0);
+        assert_eq!(contents(&queue), b"\x01b\x81\x01c");
+        assert_eq!(
+            queue.advance(9, |kind, n| done.push((kind, n))),
+            4,
+            "four were not ours"
+        );
+        assert_eq!(done, [(Kind::Reply, 2), (Kind::Direct, 1)]);
+        assert!(queue.is_empty());
+        assert_eq!((queue.answer_bytes(), queue.data_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn abandoning_finishes_the_frame_under_way_and_counts_the_rest() {
+        let mut queue = Queue::default();
+        for text in [b"\x81\x01a", b"\x81\x01b", b"\x81\x01c"] {
+            queue.push(text, 1, REPLY, Instant::ORIGIN);
+        }
+        queue.advance(4, |_, _| {});
+        let (mut delivered, mut dropped) = (0, 0);
+        queue.abandon(|_, n| delivered += n, |_, n| dropped += n);
+        assert_eq!(contents(&queue), b"\x01b");
+        assert_eq!((delivered, dropped), (1, 2));
+    }
+
+    #[test]
+    fn abandoning_on_a_boundary_leaves_nothing() {
+        let mut queue = Queue::default();
+        queue.push(b"\x81\x01a", 1, REPLY, Instant::ORIGIN);
+        queue.push(b"\x81\x01b", 1, REPLY, Instant::ORIGIN);
+        queue.advance(3, |_, _| {});
+        queue.abandon(|_, _| {}, |_, _| {});
+        assert!(queue.is_empty());
+    }
+}
