@@ -1,0 +1,473 @@
+//! What cores say to each other.
+//!
+//! A message between cores is either a call to a room's home, an answer or an order from a home to
+//! a core with members, or a call to a user's home. Between two given cores messages arrive in the
+//! order in which they were sent; joining, leaving and the position of a room rely on that, and on
+//! nothing else.
+//!
+//! ```text
+//!   member's core ── Call(join, publish, …) ──► room's home
+//!   member's core ◄── Joined, Left, Append, Signal, Reply ── room's home
+//!   any core ── Arrived, Departed, Direct ──► user's home ── Deliver, Reply ──► any core
+//! ```
+//!
+//! [`Mailbox`] is the channel: crossbeam, one flag beside it so that a batch wakes its reader once,
+//! and a count of the bytes that wait, by which publishers are paused. Nothing here blocks.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender as ChannelSender};
+use smallvec::SmallVec;
+
+use crate::address::{ConnectionRef, RoomKey};
+use crate::frame::{Frame, Note};
+use crate::protocol::{ClientId, Code, Epoch, Recover, UserId};
+use crate::time::Instant;
+
+/// The connection on whose behalf something is asked.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where answers go.
+    pub connection: ConnectionRef,
+    /// Its id.
+    pub client_id: ClientId,
+    /// Its user.
+    pub user: UserId,
+}
+
+/// What a connection asks of a room's home.
+#[derive(Debug)]
+pub enum Ask<'a> {
+    /// To be let in.
+    Join {
+        /// How many messages to replay where nothing can be recovered.
+        history: u32,
+        /// The position from which to recover.
+        recover: Option<Recover>,
+        /// Whether presence updates are wanted; unchanged where not said.
+        presence: Option<bool>,
+    },
+    /// To be let out. A connection that is gone asks it for no answer.
+    Leave {
+        /// Whether `room_left` is expected.
+        answer: bool,
+    },
+    /// To accept a message.
+    Publish {
+        /// The application's JSON.
+        payload: Cow<'a, [u8]>,
+        /// The publisher's idempotency key.
+        message_id: Option<Cow<'a, str>>,
+        /// Whether the publishing connection gets its own message.
+        echo: bool,
+    },
+    /// To pass on that the user started or stopped typing.
+    Typing {
+        /// Start or stop.
+        start: bool,
+    },
+    /// To note and pass on how far the user has read.
+    Read {
+        /// The offset.
+        offset: u64,
+    },
+    /// Who is in the room.
+    Members,
+    /// Messages of the past.
+    History {
+        /// Those after this offset; the newest where not given.
+        since: Option<u64>,
+        /// How many at most.
+        limit: Option<u32>,
+    },
+}
+
+impl Ask<'_> {
+    /// The same, owning what it holds, to be sent.
+    pub fn into_owned(self) -> Ask<'static> {
+        match self {
+            Ask::Publish {
+                payload,
+                message_id,
+                echo,
+            } => Ask::Publish {
+                payload: Cow::Owned(payload.into_owned()),
+                message_id: message_id.map(|id| Cow::Owned(id.into_owned())),
+                echo,
+            },
+            Ask::Join {
+                history,
+                recover,
+                presence,
+            } => Ask::Join {
+                history,
+                recover,
+                presence,
+            },
+            Ask::Leave { answer } => Ask::Leave { answer },
+            Ask::Typing { start } => Ask::Typing { start },
+            Ask::Read { offset } => Ask::Read { offset },
+            Ask::Members => Ask::Members,
+            Ask::History { since, limit } => Ask::History { since, limit },
+        }
+    }
+
+    /// How many credits of a connection the question holds until it is answered. A history may be
+    /// long, so few of them are asked for at a time.
+    pub fn credits(&self) -> u16 {
+        match self {
+            Ask::History { .. } => CREDITS / 4,
+            Ask::Join { .. } | Ask::Members => CREDITS / 16,
+            Ask::Leave { answer: true } | Ask::Publish { .. } => 1,
+            Ask::Leave { answer: false } | Ask::Typing { .. } | Ask::Read { .. } => 0,
+        }
+    }
+}
+
+/// How many credits a connection has for questions to other cores that are not answered yet. One
+/// that has used them up is not read until answers have come.
+pub const CREDITS: u16 = 1024;
+
+/// A question to a room's home on another core.
+#[derive(Debug)]
+pub struct Call {
+    /// The room.
+    pub room: RoomKey,
+    /// Who asks.
+    pub peer: Peer,
+    /// What stands in the answer's metadata.
+    pub correlation_id: Option<Box<str>>,
+    /// What is asked.
+    pub ask: Ask<'static>,
+}
+
+/// A home's answer to a join.
+#[derive(Debug)]
+pub struct Welcome {
+    /// The room.
+    pub room: RoomKey,
+    /// Who was let in.
+    pub connection: ConnectionRef,
+    /// Its user.
+    pub user: UserId,
+    /// What stands in the answer's metadata.
+    pub correlation_id: Option<Box<str>>,
+    /// The room's newest offset.
+    pub offset: u64,
+    /// The epoch of it.
+    pub epoch: Epoch,
+    /// Everything after the asked position is in `replay`.
+    pub recovered: bool,
+    /// Users in the room.
+    pub members: u64,
+    /// Whether presence updates are wanted.
+    pub presence: bool,
+    /// It was in already.
+    pub again: bool,
+    /// What to send before the live messages.
+    pub replay: Vec<Frame>,
+}
+
+/// A message to everyone's connections in a room on one core.
+#[derive(Debug)]
+pub struct Append {
+    /// The room.
+    pub room: RoomKey,
+    /// The message.
+    pub frame: Frame,
+    /// Its offset.
+    pub offset: u64,
+    /// When the home accepted it.
+    pub at: Instant,
+    /// The publishing connection, where it does not want its own.
+    pub except: Option<ConnectionRef>,
+}
+
+/// Which of a room's feeds a signal goes to.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Lane {
+    /// All members.
+    Messages,
+    /// Members that asked for presence.
+    Presence,
+}
+
+/// Something that passes between the users of a room and is not stored.
+#[derive(Debug)]
+pub struct Signal {
+    /// The room.
+    pub room: RoomKey,
+    /// Who gets it.
+    pub lane: Lane,
+    /// The frame.
+    pub frame: Frame,
+    /// What a reader that skips it has to know.
+    pub note: Note,
+    /// Users in the room.
+    pub user_count: u64,
+    /// When it happened.
+    pub at: Instant,
+    /// The connections of the user that it is about.
+    pub except: SmallVec<[ConnectionRef; 1]>,
+}
+
+/// A direct message on its way to a user's home.
+#[derive(Debug)]
+pub struct Direct {
+    /// To whom.
+    pub to: UserId,
+    /// From whom.
+    pub peer: Peer,
+    /// The application's JSON.
+    pub data: Box<[u8]>,
+    /// The id that the sender gave, or was given.
+    pub message_id: Box<str>,
+    /// What stands in the answer's metadata.
+    pub correlation_id: Option<Box<str>>,
+}
+
+/// One thing that one core says to another.
+#[derive(Debug)]
+pub enum BusMessage {
+    /// To a room's home.
+    Call(Box<Call>),
+    /// To a joining connection's core.
+    Joined(Box<Welcome>),
+    /// To a leaving connection's core.
+    Left {
+        /// The room.
+        room: RoomKey,
+        /// Who was let out.
+        connection: ConnectionRef,
+        /// What stands in the answer's metadata.
+        correlation_id: Option<Box<str>>,
+    },
+    /// To a core with members.
+    Append(Box<Append>),
+    /// To a core with members.
+    Signal(Box<Signal>),
+    /// An answer that is ready to be sent to a connection.
+    Reply {
+        /// Whose answer it is.
+        connection: ConnectionRef,
+        /// One whole frame.
+        frame: Box<[u8]>,
+        /// The credits that come back with it.
+        credits: u16,
+    },
+    /// An order to close a connection.
+    Close {
+        /// Which one.
+        connection: ConnectionRef,
+        /// Why.
+        code: Code,
+    },
+    /// To a user's home: a connection of the user was established.
+    Arrived {
+        /// The user.
+        user: UserId,
+        /// Its connection.
+        connection: ConnectionRef,
+    },
+    /// To a user's home: a connection of the user is gone.
+    Departed {
+        /// The user.
+        user: UserId,
+        /// Its connection.
+        connection: ConnectionRef,
+    },
+    /// To a user's home.
+    Direct(Box<Direct>),
+    /// A direct message to one connection of a user.
+    Deliver {
+        /// Which one.
+        connection: ConnectionRef,
+        /// The message.
+        frame: Frame,
+        /// When it was accepted.
+        at: Instant,
+    },
+}
+
+impl BusMessage {
+    /// Bytes that the message keeps alive while it waits, roughly.
+    pub fn weight(&self) -> usize {
+        const BOOKKEEPING: usize = 160;
+        BOOKKEEPING
+            + match self {
+                BusMessage::Call(call) => match &call.ask {
+                    Ask::Publish { payload, .. } => payload.len(),
+                    _ => 0,
+                },
+                BusMessage::Joined(welcome) => welcome.replay.len() * size_of::<Frame>(),
+                BusMessage::Append(append) => append.frame.len(),
+                BusMessage::Signal(signal) => signal.frame.len(),
+                BusMessage::Reply { frame, .. } => frame.len(),
+                BusMessage::Direct(direct) => direct.data.len(),
+                BusMessage::Deliver { frame, .. } => frame.len(),
+                BusMessage::Left { .. }
+                | BusMessage::Close { .. }
+                | BusMessage::Arrived { .. }
+                | BusMessage::Departed { .. } => 0,
+            }
+    }
+}
+
+/// Wakes the thread that reads a mailbox. The reactor's is mio's waker.
+pub trait Wake: Send + Sync {
+    /// Makes the sleeping reader look.
+    fn wake(&self);
+}
+
+struct State {
+    /// Set by the first writer since the reader last looked: that one wakes, the others need not.
+    signalled: AtomicBool,
+    /// Bytes sent and not received yet.
+    backlog_bytes: AtomicUsize,
+}
+
+/// The sending side of one core's mailbox. Clones send to the same core.
+pub struct Outlet<T> {
+    channel: ChannelSender<(T, usize)>,
+    state: Arc<State>,
+    wake: Arc<dyn Wake>,
+}
+
+impl<T> Clone for Outlet<T> {
+    fn clone(&self) -> Self {
+        Outlet {
+            channel: self.channel.clone(),
+            state: Arc::clone(&self.state),
+            wake: Arc::clone(&self.wake),
+        }
+    }
+}
+
+impl<T> Outlet<T> {
+    /// Sends without waiting; wakes the reader unless somebody did since it last looked. False
+    /// where the reader is gone.
+    pub fn send(&self, item: T, weight_bytes: usize) -> bool {
+        self.state
+            .backlog_bytes
+            .fetch_add(weight_bytes, Ordering::Relaxed);
+        if self.channel.send((item, weight_bytes)).is_err() {
+            return false;
+        }
+        // The swap pairs with the one in `Mailbox::begin`: either the reader sees the item after
+        // it, or this sees `false` and wakes the reader.
+        if !self.state.signalled.swap(true, Ordering::AcqRel) {
+            self.wake.wake();
+        }
+        true
+    }
+
+    /// Bytes that wait for this core.
+    pub fn backlog_bytes(&self) -> usize {
+        self.state.backlog_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The receiving side: what was sent to one core.
+pub struct Mailbox<T> {
+    channel: Receiver<(T, usize)>,
+    state: Arc<State>,
+}
+
+impl<T> Mailbox<T> {
+    /// A mailbox and its outlet. The channel has no bound of its own: see [`Outlet::backlog_bytes`].
+    pub fn new(wake: Arc<dyn Wake>) -> (Outlet<T>, Mailbox<T>) {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let state = Arc::new(State {
+            signalled: AtomicBool::new(false),
+            backlog_bytes: AtomicUsize::new(0),
+        });
+        let outlet = Outlet {
+            channel: sender,
+            state: Arc::clone(&state),
+            wake,
+        };
+        (
+            outlet,
+            Mailbox {
+                channel: receiver,
+                state,
+            },
+        )
+    }
+
+    /// To be called before a round of [`Mailbox::receive`]: what is sent from here on wakes again.
+    pub fn begin(&self) {
+        self.state.signalled.swap(false, Ordering::AcqRel);
+    }
+
+    /// The next item, if there is one.
+    pub fn receive(&self) -> Option<T> {
+        let (item, weight) = self.channel.try_recv().ok()?;
+        self.state
+            .backlog_bytes
+            .fetch_sub(weight, Ordering::Relaxed);
+        Some(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_batch_wakes_its_reader_once() {
+        let wakes = Arc::new(Count::default());
+        let (outlet, mailbox) = Mailbox::new(Arc::clone(&wakes) as Arc<dyn Wake>);
+        for i in 0..5 {
+            assert!(outlet.send(i, 10));
+        }
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(outlet.backlog_bytes(), 50);
+        mailbox.begin();
+        assert_eq!(
+            std::iter::from_fn(|| mailbox.receive()).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4]
+        );
+        assert_eq!(outlet.backlog_bytes(), 0);
+        outlet.send(5, 10);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn no_wake_is_lost_between_two_threads() {
+        let wakes = Arc::new(Count::default());
+        let (outlet, mailbox) = Mailbox::new(Arc::clone(&wakes) as Arc<dyn Wake>);
+        let writer = std::thread::spawn(move || {
+            for i in 0..100_000u32 {
+                outlet.send(i, 1);
+            }
+        });
+        let mut seen = 0;
+        let mut looked_at = 0;
+        while seen < 100_000 {
+            // Sleeps, as it were, until somebody woke it since it last looked.
+            let wakes = wakes.0.load(Ordering::Acquire);
+            if wakes == looked_at {
+                std::hint::spin_loop();
+                continue;
+            }
+            looked_at = wakes;
+            mailbox.begin();
+            while mailbox.receive().is_some() {
+                seen += 1;
+            }
+        }
+        writer.join().unwrap();
+    }
+}
