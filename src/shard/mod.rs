@@ -1,1 +1,420 @@
-//! To come.
+//! All the state of one core, without sockets and without a clock.
+//!
+//! `handle_*` takes the world in, `poll_*` gives it out, and the time is an argument:
+//!
+//! ```text
+//!   handle_accept, handle_bytes, handle_writable,        poll_flush(transport)  bytes to sockets
+//!   handle_end, handle_bus, handle_timeouts        ─►    poll_action            sockets to shut
+//!                                                        poll_bus               to other cores
+//!                                                        poll_timeout           when to come back
+//! ```
+//!
+//! The same calls in the same order with the same times and the same seed give the same bytes, on
+//! a reactor, in a simulation, under a fuzzer. This is where sessions and rooms meet: neither knows
+//! the other, and the one `match` over what a peer asks is in [`intake`](self).
+//!
+//! A shard plays three parts at once: the core of its connections, the home of some rooms, and the
+//! home of some users. What one part has to say to another part of the same shard is a plain call;
+//! to another shard it is a [`BusMessage`] with the same meaning. There is no second path.
+
+mod closing;
+mod config;
+mod connection;
+mod flush;
+mod homes;
+mod intake;
+mod members;
+mod timers;
+mod users;
+
+pub use config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX, Overflow, ShardConfig};
+pub use connection::Phase;
+pub use flush::{Sent, Transport};
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::address::{ConnectionRef, CoreId, RoomKey};
+use crate::bus::BusMessage;
+use crate::metrics::{Dialect, Metrics, State};
+use crate::protocol::UserId;
+use crate::protocol::json::Parser;
+use crate::room::log::Spares;
+use crate::room::{Feed, HomeRoom, RoomTable};
+use crate::shard::connection::{Connection, FeedId, Timer};
+use crate::shard::flush::Finding;
+use crate::time::{Instant, Now};
+use crate::wheel::{TimerId, Wheel};
+
+/// What the reactor has to do to a socket.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Shut its sending side.
+    ShutdownWrite(u32),
+    /// Close it; the index is free.
+    Close(u32),
+    /// Close it with a reset; the index is free.
+    Reset(u32),
+    /// Read it again: what held its connection up is over. The shard first wants
+    /// [`Shard::handle_resume`].
+    Resume(u32),
+}
+
+/// A room as a core with members knows it.
+#[derive(Default)]
+struct LocalRoom {
+    /// Subscriptions of connections here, those not yet let in included.
+    references: u32,
+    /// Users in the room, as last heard.
+    user_count: u64,
+    messages: Feed,
+    presence: Option<Box<Feed>>,
+}
+
+/// A room at home, with its timers.
+struct Home {
+    room: HomeRoom,
+    upkeep: Option<TimerId>,
+    summary: Option<TimerId>,
+}
+
+/// How much a shard holds, in numbers that are zero when nobody is there.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Footprint {
+    /// Connections, closing ones included.
+    pub connections: usize,
+    /// Rooms with members here.
+    pub locals: usize,
+    /// Rooms whose home is here.
+    pub homes: usize,
+    /// Users whose home is here.
+    pub users: usize,
+    /// Timers.
+    pub timers: usize,
+    /// Bytes in logs and their members.
+    pub log_bytes: usize,
+    /// Bytes of history.
+    pub history_bytes: usize,
+}
+
+/// The state of one core.
+pub struct Shard {
+    config: ShardConfig,
+    now: Now,
+    rng: fastrand::Rng,
+    hasher: ahash::RandomState,
+    /// The same on all cores: it decides where a room or a user is at home.
+    placement: ahash::RandomState,
+    parser: Parser,
+    scratch: Vec<u8>,
+
+    connections: Slab<Connection>,
+    generations: Vec<u16>,
+    clients_named: u64,
+    messages_named: u64,
+    locals: RoomTable<LocalRoom>,
+    homes: RoomTable<Home>,
+    rooms_forgotten: u64,
+    users: HashMap<UserId, SmallVec<[ConnectionRef; 1]>, ahash::RandomState>,
+    wheel: Wheel<Timer>,
+
+    queued_connections: VecDeque<u32>,
+    queued_feeds: VecDeque<FeedId>,
+    resumed: Vec<u32>,
+    actions: VecDeque<Action>,
+    outboxes: Vec<Vec<BusMessage>>,
+
+    spares: Spares,
+    findings: Vec<Finding>,
+    flushed_since: Vec<Instant>,
+    draining: bool,
+    reading_suspended: bool,
+    metrics: Metrics,
+}
+
+impl Shard {
+    /// A shard without connections.
+    pub fn new(config: ShardConfig, now: Now) -> Shard {
+        let core = u64::from(config.core.0);
+        let mut seeds = fastrand::Rng::with_seed(config.seed);
+        let mut four = || [seeds.u64(..), seeds.u64(..), seeds.u64(..), seeds.u64(..)];
+        let hasher_of = |s: [u64; 4]| ahash::RandomState::with_seeds(s[0], s[1], s[2], s[3]);
+        let hasher = hasher_of(four());
+        Shard {
+            now,
+            rng: fastrand::Rng::with_seed(config.seed ^ mix(core + 1)),
+            placement: hasher.clone(),
+            parser: Parser::new(),
+            scratch: Vec::new(),
+            connections: Slab::new(),
+            generations: Vec::new(),
+            clients_named: 0,
+            messages_named: 0,
+            locals: RoomTable::default(),
+            homes: RoomTable::default(),
+            rooms_forgotten: 0,
+            users: HashMap::with_hasher(hasher.clone()),
+            hasher,
+            wheel: Wheel::new(now.mono),
+            queued_connections: VecDeque::new(),
+            queued_feeds: VecDeque::new(),
+            resumed: Vec::new(),
+            actions: VecDeque::new(),
+            outboxes: (0..config.cores).map(|_| Vec::new()).collect(),
+            spares: Spares::default(),
+            findings: Vec::new(),
+            flushed_since: Vec::new(),
+            draining: false,
+            reading_suspended: false,
+            metrics: Metrics::default(),
+            config,
+        }
+    }
+
+    fn set_now(&mut self, now: Now) {
+        // A clock that is read on several paths may hand in moments slightly out of order.
+        self.now = Now {
+            mono: now.mono.max(self.now.mono),
+            unix_ms: now.unix_ms,
+        };
+    }
+
+    /// Milliseconds on the shard's clock, in 32 bits: enough to tell 49 days apart.
+    fn now_ms(&self) -> u32 {
+        self.now.mono.as_millis() as u32
+    }
+
+    /// The next thing to do to a socket.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        while let Some(index) = self.resumed.pop() {
+            if self.connections.contains(index as usize) {
+                return Some(Action::Resume(index));
+            }
+        }
+        None
+    }
+
+    /// What is to be sent to another core, all of it, in order.
+    pub fn poll_bus(&mut self, core: CoreId) -> Option<Vec<BusMessage>> {
+        let outbox = self.outboxes.get_mut(core.index())?;
+        if outbox.is_empty() {
+            return None;
+        }
+        self.metrics.bus.batches_out += 1;
+        self.metrics.bus.messages_out += outbox.len() as u64;
+        Some(std::mem::take(outbox))
+    }
+
+    /// When [`Shard::handle_timeouts`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// Whether input of this connection is welcome now.
+    pub fn wants_read(&self, index: u32) -> bool {
+        self.connections
+            .get(index as usize)
+            .is_some_and(|connection| !connection.paused)
+    }
+
+    /// Tells that sockets are not read for a while, because a core has fallen behind: silence says
+    /// nothing about a peer then.
+    pub fn suspend_reading(&mut self, suspended: bool) {
+        self.reading_suspended = suspended;
+    }
+
+    /// The counters, with what is counted only when asked for.
+    pub fn metrics(&mut self) -> &Metrics {
+        let footprint = self.footprint();
+        let rooms = &mut self.metrics.rooms;
+        rooms.homed = footprint.homes as u64;
+        rooms.local = footprint.locals as u64;
+        rooms.members = self
+            .locals
+            .iter()
+            .map(|(_, _, l)| l.messages.members.len() as u64)
+            .sum();
+        rooms.log_bytes = footprint.log_bytes as u64;
+        rooms.history_bytes = footprint.history_bytes as u64;
+        self.metrics.timers = footprint.timers as u64;
+        &self.metrics
+    }
+
+    /// The counters, to add what only the reactor sees.
+    pub fn metrics_mut(&mut self) -> &mut Metrics {
+        &mut self.metrics
+    }
+
+    /// Takes note that a turn is over, and how long it took.
+    pub fn handle_turn_end(&mut self, began: Instant, ended: Instant) {
+        self.metrics.turns.took.record(ended - began);
+        for since in self.flushed_since.drain(..) {
+            self.metrics
+                .turns
+                .publish_to_last_write
+                .record(ended - since);
+        }
+    }
+
+    /// How much the shard holds.
+    pub fn footprint(&self) -> Footprint {
+        let logs = |local: &LocalRoom| {
+            let presence = local
+                .presence
+                .as_ref()
+                .map_or(0, |f| f.log.heap_bytes() + f.heap_bytes());
+            presence + local.messages.log.heap_bytes() + local.messages.heap_bytes()
+        };
+        Footprint {
+            connections: self.connections.len(),
+            locals: self.locals.len(),
+            homes: self.homes.len(),
+            users: self.users.len(),
+            timers: self.wheel.len(),
+            log_bytes: self.locals.iter().map(|(_, _, local)| logs(local)).sum(),
+            history_bytes: self
+                .homes
+                .iter()
+                .map(|(_, _, home)| home.room.history_bytes())
+                .sum(),
+        }
+    }
+
+    /// Frames that were offered and have met no end yet, counted one by one: what the ledger's
+    /// balance must be.
+    pub fn pending_frames(&self) -> u64 {
+        let mut pending = 0;
+        for (_, connection) in &self.connections {
+            pending += connection
+                .queue
+                .iter()
+                .flat_map(|q| q.pending())
+                .map(|(_, n)| n)
+                .sum::<u64>();
+            for (id, member) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
+                if let Some(feed) = Self::feed_ref(&self.locals, id) {
+                    pending += feed.remainder(member, feed.log.head()).frames.total();
+                }
+            }
+        }
+        pending
+    }
+
+    /// How long a closing connection may take.
+    pub fn close_timeout(&self) -> std::time::Duration {
+        self.config.close_timeout
+    }
+
+    /// Whether all connections are gone.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    fn reference(&self, index: u32) -> Option<ConnectionRef> {
+        let generation = self.connections.get(index as usize)?.generation;
+        Some(ConnectionRef {
+            index,
+            generation,
+            core: self.config.core,
+        })
+    }
+
+    /// The index of a connection of this core, unless it is gone.
+    fn resolve(&self, reference: ConnectionRef) -> Option<u32> {
+        let connection = self.connections.get(reference.index as usize)?;
+        let same =
+            connection.generation == reference.generation && reference.core == self.config.core;
+        same.then_some(reference.index)
+    }
+
+    fn generations_retired(&mut self, index: u32, generation: u16) {
+        if let Some(slot) = self.generations.get_mut(index as usize) {
+            *slot = generation.wrapping_add(1);
+        }
+    }
+
+    /// A room's name for another core; shared with the table where the room is known here.
+    fn key(&self, hash: u64, room: &str) -> RoomKey {
+        let known = self
+            .locals
+            .find(hash, room)
+            .and_then(|index| self.locals.key(index));
+        known.cloned().unwrap_or_else(|| RoomKey::new(room, hash))
+    }
+
+    /// The core where a hash is at home. The high bits decide, so that the tables of a core, which
+    /// use the low ones, stay well spread.
+    fn home_of(&self, hash: u64) -> CoreId {
+        CoreId(((u128::from(hash) * u128::from(self.config.cores)) >> 64) as u16)
+    }
+
+    fn send(&mut self, core: CoreId, message: BusMessage) {
+        if let Some(outbox) = self.outboxes.get_mut(core.index()) {
+            outbox.push(message);
+        }
+    }
+
+    fn feed_in(locals: &mut RoomTable<LocalRoom>, id: FeedId) -> Option<&mut Feed> {
+        let local = locals.get_mut(id.room())?;
+        if id.is_presence() {
+            local.presence.as_deref_mut()
+        } else {
+            Some(&mut local.messages)
+        }
+    }
+
+    fn feed_ref(locals: &RoomTable<LocalRoom>, id: FeedId) -> Option<&Feed> {
+        let local = locals.get(id.room())?;
+        if id.is_presence() {
+            local.presence.as_deref()
+        } else {
+            Some(&local.messages)
+        }
+    }
+
+    fn take_feed(&mut self, id: FeedId) -> Option<Feed> {
+        Self::feed_in(&mut self.locals, id).map(std::mem::take)
+    }
+
+    fn put_feed(&mut self, id: FeedId, feed: Feed) {
+        if let Some(place) = Self::feed_in(&mut self.locals, id) {
+            *place = feed;
+        }
+    }
+
+    fn set_phase(&mut self, index: u32, phase: Phase) {
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        let before = std::mem::replace(&mut connection.phase, phase);
+        let (dialect, state) = gauge(before);
+        self.metrics.connections.leave(dialect, state);
+        let (dialect, state) = gauge(phase);
+        self.metrics.connections.enter(dialect, state);
+    }
+}
+
+/// Under which gauge a connection counts.
+fn gauge(phase: Phase) -> (Dialect, State) {
+    match phase {
+        Phase::Head => (Dialect::Unknown, State::Handshake),
+        Phase::Native => (Dialect::Native, State::Established),
+        Phase::Echo => (Dialect::Unknown, State::Established),
+        Phase::Closing | Phase::Lingering => (Dialect::Unknown, State::Closing),
+    }
+}
+
+/// A bijection of 64 bits that leaves no pattern (the finaliser of SplitMix64, Steele et al. 2014):
+/// distinct numbers give distinct ids that cannot be counted by looking at them.
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

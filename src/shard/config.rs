@@ -1,0 +1,78 @@
+//! What a shard is told about itself and its bounds.
+
+use std::time::Duration;
+
+use crate::address::CoreId;
+use crate::room::home::RoomLimits;
+
+/// What happens to a member of a room whose lag passes a bound.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub enum Overflow {
+    /// The connection is closed with 4101 or 4102.
+    #[default]
+    Evict,
+    /// The cursor jumps to the newest, and the connection is told what it missed.
+    Skip,
+    /// Like skip, but the newest message is kept.
+    Latest,
+}
+
+/// Everything that a shard does not find out for itself. Plain data, the same on all cores of a
+/// node but for `core`.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which core this is.
+    pub core: CoreId,
+    /// How many there are.
+    pub cores: u16,
+    /// From which the node's ids, epochs, jitter and hash keys come.
+    pub seed: u64,
+    /// Whether `/echo` is open.
+    pub echo: bool,
+    /// The page at `/`.
+    pub page: &'static [u8],
+
+    /// How long an HTTP head may take.
+    pub handshake_timeout: Duration,
+    /// How long an HTTP head may be, in bytes.
+    pub head_bytes_max: usize,
+    /// How long a peer has to take a close frame.
+    pub close_timeout: Duration,
+    /// Payload of a message, in bytes.
+    pub message_bytes_max: usize,
+    /// Frames of a message.
+    pub fragments_max: u32,
+    /// Malformed messages within a minute that are answered; one more closes.
+    pub protocol_errors_max: u32,
+
+    /// Rooms that a connection may be in.
+    pub rooms_per_connection_max: usize,
+    /// Rooms whose home is this core.
+    pub rooms_max: usize,
+    /// Bounds of each room.
+    pub room: RoomLimits,
+    /// Users in a room above which presence is told in summaries.
+    pub presence_limit: u64,
+
+    /// What happens to a laggard.
+    pub overflow: Overflow,
+    /// How many bytes a connection may be behind.
+    pub lag_bytes_max: u64,
+    /// How old the oldest byte may be that a connection has not taken.
+    pub lag_age_max: Duration,
+    /// How long a busy room gathers before it flushes; zero flushes every turn.
+    pub coalesce: Duration,
+    /// Bytes of answers that may wait on a connection before it is read no more.
+    pub answer_bytes_max: usize,
+
+    /// Time between two pings to a connection.
+    pub heartbeat_interval: Duration,
+    /// Time for a sign of life after a ping.
+    pub heartbeat_timeout: Duration,
+}
+
+/// The longest message that `/echo` returns, in bytes.
+pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The most fragments of such a message.
+pub const ECHO_FRAGMENTS_MAX: u32 = 65_536;

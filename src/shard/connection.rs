@@ -1,0 +1,183 @@
+//! One connection, as its core knows it: the session with its peer, and its places in rooms.
+
+use smallvec::SmallVec;
+
+use crate::codec::http::HeadReader;
+use crate::codec::websocket::Decoder;
+use crate::protocol::{ClientId, UserId};
+use crate::session::{Budget, Queue};
+use crate::wheel::TimerId;
+
+/// No feed, no member: an index that no table reaches.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// How far a connection has come.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Its HTTP head is awaited.
+    Head,
+    /// It speaks `tidewheel.v1.json`.
+    Native,
+    /// It is on `/echo`.
+    Echo,
+    /// Its last bytes are on their way: a close frame or an HTTP response. What it still sends is
+    /// read and thrown away, so that these bytes arrive.
+    Closing,
+    /// They were handed to the kernel and the sending side is shut; its end is awaited.
+    Lingering,
+}
+
+/// A connection's place in one room.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Subscription {
+    /// The room's index on this core.
+    pub room: u32,
+    /// The place in the room's feed of messages; `NONE` until the home has let the connection in.
+    pub member: u32,
+    /// The place in the room's feed of presence updates; `NONE` where they are not wanted.
+    pub watcher: u32,
+}
+
+impl Subscription {
+    /// The feeds that it reads, and its places in them: who is there before what they say.
+    pub(super) fn feeds(&self) -> impl Iterator<Item = (FeedId, u32)> + use<> {
+        let watcher = (self.watcher != NONE).then_some((FeedId::presence(self.room), self.watcher));
+        let member = (self.member != NONE).then_some((FeedId::messages(self.room), self.member));
+        watcher.into_iter().chain(member)
+    }
+}
+
+/// What a connection holds besides its entry, and only while it must.
+#[derive(Default)]
+pub(super) struct Held {
+    /// The HTTP head so far.
+    pub head: Vec<u8>,
+    /// How far it was looked at.
+    pub reader: HeadReader,
+    /// Input that came before the connection was paused.
+    pub unread: Vec<u8>,
+}
+
+/// The entry of a connection. An idle one owns no other memory than its places in rooms.
+pub(super) struct Connection {
+    pub user: UserId,
+    pub client_id: ClientId,
+    pub subscriptions: SmallVec<[Subscription; 1]>,
+    pub decoder: Decoder,
+    pub queue: Option<Box<Queue>>,
+    pub held: Option<Box<Held>>,
+    /// The feed in the middle of whose frame the last write ended; `NONE` otherwise.
+    pub under_way: FeedId,
+    /// Pings and their answers; the moment to go during a drain.
+    pub heartbeat: Option<TimerId>,
+    /// The end of the handshake, of patience with a laggard, or of the wait for a close.
+    pub deadline: Option<TimerId>,
+    /// When the peer last gave a sign of life, in milliseconds on the shard's clock.
+    pub alive_at_ms: u32,
+    /// When the ping was sent that awaits a sign of life.
+    pub pinged_at_ms: Option<std::num::NonZeroU32>,
+    pub faults: Budget,
+    /// Credits held by questions to other cores that are not answered.
+    pub credits_held: u16,
+    pub generation: u16,
+    pub phase: Phase,
+    /// The socket is full; only WRITABLE changes that.
+    pub blocked: bool,
+    /// It is on the list of connections to flush.
+    pub queued: bool,
+    /// It is not read until its answers have been taken.
+    pub paused: bool,
+    /// The close code with which it ends, for the ledger.
+    pub close_code: u16,
+}
+
+impl Connection {
+    pub(super) fn new(generation: u16, client_id: ClientId, now_ms: u32) -> Connection {
+        Connection {
+            user: UserId::Anonymous(client_id),
+            client_id,
+            subscriptions: SmallVec::new(),
+            decoder: Decoder::default(),
+            queue: None,
+            held: None,
+            under_way: FeedId::NONE,
+            heartbeat: None,
+            deadline: None,
+            alive_at_ms: now_ms,
+            pinged_at_ms: None,
+            faults: Budget::default(),
+            credits_held: 0,
+            generation,
+            phase: Phase::Head,
+            blocked: false,
+            queued: false,
+            paused: false,
+            close_code: 1006,
+        }
+    }
+
+    pub(super) fn subscription(&mut self, room: u32) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|s| s.room == room)
+    }
+}
+
+/// One of the two feeds of a room on this core.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct FeedId(u32);
+
+impl FeedId {
+    pub(super) const NONE: FeedId = FeedId(NONE);
+
+    pub(super) fn messages(room: u32) -> FeedId {
+        FeedId(room << 1)
+    }
+
+    pub(super) fn presence(room: u32) -> FeedId {
+        FeedId(room << 1 | 1)
+    }
+
+    pub(super) fn room(self) -> u32 {
+        self.0 >> 1
+    }
+
+    pub(super) fn is_presence(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
+/// Something that will be due. One line and one default each.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Timer {
+    /// The HTTP head is not there: `--handshake-timeout`, 10 s.
+    Handshake(u32),
+    /// A ping goes out, or its answer is missed: `--heartbeat-interval`, 25 s, and
+    /// `--heartbeat-timeout`, 10 s.
+    Heartbeat(u32),
+    /// The oldest byte not taken is too old: `--max-lag-age`, 10 s.
+    LagAge(u32),
+    /// The peer did not take the close: `--close-timeout`, 2 s.
+    Close(u32),
+    /// The connection's moment in a drain: within `--drain-window`, 10 s.
+    Farewell(u32),
+    /// A feed has gathered: `--coalesce`, off.
+    Coalesce(FeedId),
+    /// Something in a room at home is over its time: `--history-ttl`, `--idempotency-window`,
+    /// `--room-idle-ttl`.
+    Upkeep(u32),
+    /// Joins and leaves of a large room are told: every second.
+    Summary(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(
+            size_of::<Connection>() <= 128,
+            "{} bytes",
+            size_of::<Connection>()
+        );
+    }
+}

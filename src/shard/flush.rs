@@ -1,0 +1,547 @@
+//! The flush: at the end of a turn everyone who is behind gets everything, in one write each.
+//!
+//! First the connections that have something of their own to get, with all their feeds beside it;
+//! then each feed in which something was appended, member by member. The second is the hot path:
+//! it touches a member's sixteen bytes and the socket, and nothing else, unless the socket is full
+//! or something about the member is out of the ordinary.
+
+use std::io::IoSlice;
+
+use smallvec::SmallVec;
+
+use crate::metrics::Kind;
+use crate::room::Feed;
+use crate::room::log::{Position, Tally};
+use crate::shard::Shard;
+use crate::shard::closing::Lag;
+use crate::shard::connection::{FeedId, Phase, Timer};
+use crate::time::Now;
+
+/// Slices that go into one vectored write at most (Linux takes 1,024).
+const SLICES_MAX: usize = 64;
+
+/// What a socket did with bytes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// It took this many from the start. Fewer than offered means that it is full now.
+    Took(usize),
+    /// It is full.
+    Full,
+    /// It is broken.
+    Gone,
+}
+
+/// The way out: sockets by the index of their connection.
+pub trait Transport {
+    /// Offers bytes to a socket that was not full.
+    fn send(&mut self, connection: u32, bytes: &[u8]) -> Sent;
+    /// Offers several slices, in order.
+    fn send_vectored(&mut self, connection: u32, slices: &[IoSlice<'_>]) -> Sent;
+}
+
+/// What came up in a pass and is settled when the feed is back in its place.
+#[derive(Copy, Clone, Debug)]
+pub(super) enum Finding {
+    /// The socket took only part, or nothing.
+    Blocked(u32),
+    /// The socket is broken.
+    Gone(u32),
+    /// A blocked member is behind: for the first time, in several rooms, or too far.
+    Behind(u32),
+    /// Something about the member is out of the ordinary.
+    Careful(u32),
+}
+
+/// A part of one connection's write.
+#[derive(Copy, Clone)]
+enum Part {
+    Queue,
+    Feed {
+        feed: FeedId,
+        member: u32,
+        from: Position,
+        to: Position,
+    },
+}
+
+/// Counts of one stretch of a log, kept while member after member stands at the same place.
+struct Stretch {
+    from: Position,
+    tally: Tally,
+}
+
+impl Shard {
+    /// Writes what is waiting, for as many writes as `budget` allows. Says whether it is done;
+    /// otherwise it wants to be called again, after the sockets have been looked at.
+    pub fn poll_flush(&mut self, now: Now, transport: &mut impl Transport, budget: usize) -> bool {
+        self.set_now(now);
+        // Neither list starves the other: while both wait, each gets half of the turn.
+        let mut left = if self.queued_feeds.is_empty() {
+            budget
+        } else {
+            budget.div_ceil(2)
+        };
+        let mut spent = 0;
+        while left > 0 {
+            let Some(index) = self.queued_connections.pop_front() else {
+                break;
+            };
+            self.flush_connection(index, transport);
+            left -= 1;
+            spent += 1;
+        }
+        let mut left = budget.saturating_sub(spent).max(1);
+        while left > 0 {
+            let Some(feed) = self.queued_feeds.pop_front() else {
+                break;
+            };
+            if !self.flush_feed(feed, transport, &mut left) {
+                self.queued_feeds.push_front(feed);
+            }
+        }
+        !self.wants_flush()
+    }
+
+    /// Whether something is waiting to be written.
+    pub fn wants_flush(&self) -> bool {
+        !self.queued_connections.is_empty() || !self.queued_feeds.is_empty()
+    }
+
+    /// One pass over a feed, or a part of one. Says whether the pass is over.
+    fn flush_feed(
+        &mut self,
+        id: FeedId,
+        transport: &mut impl Transport,
+        budget: &mut usize,
+    ) -> bool {
+        let Some(mut feed) = self.take_feed(id) else {
+            return true;
+        };
+        let mut findings = std::mem::take(&mut self.findings);
+        let waiting_since = feed.waiting_since();
+        let done = self.visit_members(&mut feed, transport, budget, &mut findings);
+        self.put_feed(id, feed);
+        for finding in findings.drain(..) {
+            self.settle(id, finding, transport);
+        }
+        self.findings = findings;
+        if !done {
+            return false;
+        }
+        let now = self.now.mono;
+        let spares = &mut self.spares;
+        let Some(feed) = Self::feed_in(&mut self.locals, id) else {
+            return true;
+        };
+        feed.queued = false;
+        let more = feed.end_pass(now, spares);
+        if let Some(since) = waiting_since {
+            self.flushed_since.push(since);
+        }
+        if more {
+            self.queue_feed(id);
+        }
+        true
+    }
+
+    fn visit_members(
+        &mut self,
+        feed: &mut Feed,
+        transport: &mut impl Transport,
+        budget: &mut usize,
+        findings: &mut Vec<Finding>,
+    ) -> bool {
+        let head = feed.log.head();
+        let lag_bytes_max = self.config.lag_bytes_max;
+        let mut stretch = Stretch {
+            from: head,
+            tally: Tally::default(),
+        };
+        let mut delivered = Tally::default();
+        let (mut writes, mut bytes) = (0u64, 0u64);
+        let first = feed.begin_pass();
+        let mut index = first;
+        let Feed { log, members, .. } = feed;
+        for member in members.iter_mut().skip(first) {
+            if *budget == 0 {
+                break;
+            }
+            index += 1;
+            if member.cursor >= head {
+                continue;
+            }
+            if member.blocked || member.pinned || member.excluded {
+                findings.push(if !member.blocked {
+                    Finding::Careful(member.connection)
+                } else if !member.pinned || member.elsewhere || head - member.cursor > lag_bytes_max
+                {
+                    Finding::Behind(member.connection)
+                } else {
+                    continue;
+                });
+                continue;
+            }
+            *budget -= 1;
+            writes += 1;
+            if stretch.from != member.cursor {
+                let tally = log.appended().since(log.tally_at(member.cursor));
+                stretch = Stretch {
+                    from: member.cursor,
+                    tally,
+                };
+            }
+            let sent = match log.contiguous_from(member.cursor) {
+                Some(slice) => transport.send(member.connection, slice),
+                None => {
+                    let slices: SmallVec<[IoSlice<'_>; 8]> = log
+                        .slices(member.cursor, head)
+                        .take(SLICES_MAX)
+                        .map(IoSlice::new)
+                        .collect();
+                    transport.send_vectored(member.connection, &slices)
+                }
+            };
+            match sent {
+                Sent::Took(count) if member.cursor + (count as u64) >= head => {
+                    bytes += count as u64;
+                    member.cursor = head;
+                    delivered.messages += stretch.tally.messages;
+                    delivered.signals += stretch.tally.signals;
+                }
+                Sent::Took(count) => {
+                    bytes += count as u64;
+                    let to = member.cursor + count as u64;
+                    let part = log.tally_at(to).since(log.tally_at(member.cursor));
+                    delivered.messages += part.messages;
+                    delivered.signals += part.signals;
+                    member.cursor = to;
+                    findings.push(Finding::Blocked(member.connection));
+                }
+                Sent::Full => findings.push(Finding::Blocked(member.connection)),
+                Sent::Gone => findings.push(Finding::Gone(member.connection)),
+            }
+        }
+        let done = index >= members.len();
+        feed.pause_pass(index);
+        self.metrics.flush.writes += writes;
+        self.metrics.flush.bytes += bytes;
+        self.metrics.traffic.bytes_out += bytes;
+        self.count_delivered(delivered);
+        done
+    }
+
+    fn count_delivered(&mut self, tally: Tally) {
+        self.metrics.ledger.deliver(Kind::Message, tally.messages);
+        self.metrics.ledger.deliver(Kind::Signal, tally.signals);
+    }
+
+    fn settle(&mut self, id: FeedId, finding: Finding, transport: &mut impl Transport) {
+        match finding {
+            Finding::Blocked(index) => {
+                self.metrics.flush.would_block += 1;
+                self.note_under_way(id, index);
+                self.block(index);
+            }
+            Finding::Behind(index) => self.watch_lag(id, index),
+            Finding::Gone(index) => self.drop_connection(index, 1006),
+            Finding::Careful(index) => self.flush_connection(index, transport),
+        }
+    }
+
+    /// Notes whether a write ended in the middle of one of this feed's frames.
+    fn note_under_way(&mut self, id: FeedId, index: u32) {
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        let Some(member) = Self::member_index(connection, id) else {
+            return;
+        };
+        let Some(feed) = Self::feed_in(&mut self.locals, id) else {
+            return;
+        };
+        let Some(member) = feed.members.get(member as usize) else {
+            return;
+        };
+        let within = feed.log.frame_end_within(member.cursor).is_some();
+        connection.under_way = if within { id } else { FeedId::NONE };
+    }
+
+    /// The socket is full: its places in all rooms say so, what it needs is pinned, and the clock
+    /// of its patience runs.
+    pub(super) fn block(&mut self, index: u32) {
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        connection.blocked = true;
+        let elsewhere = connection.subscriptions.len() > 1 || connection.queue.is_some();
+        for (id, place) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
+            let Some(feed) = Self::feed_in(&mut self.locals, id) else {
+                continue;
+            };
+            if let Some(member) = feed.members.get_mut(place as usize) {
+                member.blocked = true;
+                member.elsewhere = elsewhere;
+            }
+            feed.pin(place);
+        }
+        self.arm_lag_age(index);
+    }
+
+    /// A blocked member fell behind in one more feed, or further behind in several.
+    fn watch_lag(&mut self, id: FeedId, index: u32) {
+        let Some(connection) = self.connections.get(index as usize) else {
+            return;
+        };
+        let Some(member) = Self::member_index(connection, id) else {
+            return;
+        };
+        if let Some(feed) = Self::feed_in(&mut self.locals, id) {
+            feed.pin(member);
+        }
+        self.arm_lag_age(index);
+        if self.lag_bytes(index) > self.config.lag_bytes_max {
+            self.overflow(index, Lag::Bytes);
+        }
+    }
+
+    /// Starts the clock of a laggard's patience, unless it runs.
+    pub(super) fn arm_lag_age(&mut self, index: u32) {
+        let Some(connection) = self.connections.get(index as usize) else {
+            return;
+        };
+        if !matches!(connection.phase, Phase::Native) || connection.deadline.is_some() {
+            return;
+        }
+        let Some(since) = self.oldest_pending(index) else {
+            return;
+        };
+        let due = since + self.config.lag_age_max;
+        let timer = self.wheel.insert(due, Timer::LagAge(index));
+        if let Some(connection) = self.connections.get_mut(index as usize) {
+            connection.deadline = Some(timer);
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn unblock(&mut self, index: u32) {
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        if !std::mem::take(&mut connection.blocked) {
+            return;
+        }
+        for (id, member) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
+            if let Some(feed) = Self::feed_in(&mut self.locals, id)
+                && let Some(member) = feed.members.get_mut(member as usize)
+            {
+                member.blocked = false;
+            }
+        }
+    }
+
+    /// Writes everything that one connection is owed: the rest of a frame under way, its own queue,
+    /// its feeds.
+    pub(super) fn flush_connection(&mut self, index: u32, transport: &mut impl Transport) {
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        connection.queued = false;
+        let was_lagging = connection.deadline.is_some();
+        loop {
+            match self.connections.get(index as usize) {
+                Some(connection) if !connection.blocked => {}
+                _ => return,
+            }
+            let parts = self.gather(index);
+            if parts.is_empty() {
+                break;
+            }
+            let (sent, offered) = self.offer(index, &parts, transport);
+            self.metrics.flush.writes += 1;
+            match sent {
+                Sent::Took(count) => {
+                    self.metrics.flush.bytes += count as u64;
+                    self.metrics.traffic.bytes_out += count as u64;
+                    self.take_off(index, &parts, count);
+                    if was_lagging && count > 0 {
+                        self.note_alive(index);
+                    }
+                    if count < offered {
+                        self.metrics.flush.would_block += 1;
+                        self.block(index);
+                    }
+                }
+                Sent::Full => {
+                    self.metrics.flush.would_block += 1;
+                    self.block(index);
+                }
+                Sent::Gone => return self.drop_connection(index, 1006),
+            }
+        }
+        self.caught_up(index);
+    }
+
+    /// What a connection is owed, in the order in which it must be written.
+    fn gather(&mut self, index: u32) -> SmallVec<[Part; 4]> {
+        let mut parts = SmallVec::new();
+        let Some(connection) = self.connections.get(index as usize) else {
+            return parts;
+        };
+        let under_way = connection.under_way;
+        let spares = &mut self.spares;
+        let locals = &mut self.locals;
+        let mut add = |parts: &mut SmallVec<[Part; 4]>, feed: FeedId, member: u32| {
+            let stretch = Self::feed_in(locals, feed).and_then(|f| f.stretch(member, spares));
+            if let Some((from, to)) = stretch {
+                parts.push(Part::Feed {
+                    feed,
+                    member,
+                    from,
+                    to,
+                });
+            }
+        };
+        if under_way != FeedId::NONE
+            && let Some(member) = Self::member_index(connection, under_way)
+        {
+            add(&mut parts, under_way, member);
+        }
+        if connection.queue.as_ref().is_some_and(|q| !q.is_empty()) {
+            parts.push(Part::Queue);
+        }
+        for (feed, member) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
+            if feed != under_way {
+                add(&mut parts, feed, member);
+            }
+        }
+        parts
+    }
+
+    /// Makes one write of the parts. Answers what the socket said and how much it was offered.
+    fn offer(
+        &mut self,
+        index: u32,
+        parts: &[Part],
+        transport: &mut impl Transport,
+    ) -> (Sent, usize) {
+        let mut slices: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+        for part in parts {
+            let room = SLICES_MAX.saturating_sub(slices.len());
+            match *part {
+                Part::Queue => {
+                    let queue = self
+                        .connections
+                        .get(index as usize)
+                        .and_then(|c| c.queue.as_ref());
+                    slices.extend(
+                        queue
+                            .iter()
+                            .flat_map(|q| q.slices())
+                            .take(room)
+                            .map(IoSlice::new),
+                    );
+                }
+                Part::Feed { feed, from, to, .. } => {
+                    let feed = Self::feed_ref(&self.locals, feed);
+                    let bytes = feed.into_iter().flat_map(|f| f.log.slices(from, to));
+                    slices.extend(bytes.take(room).map(IoSlice::new));
+                }
+            }
+        }
+        let offered = slices.iter().map(|s| s.len()).sum();
+        let sent = match &slices[..] {
+            [one] => transport.send(index, one),
+            many => transport.send_vectored(index, many),
+        };
+        (sent, offered)
+    }
+
+    /// Moves the queue and the cursors forward by what was written.
+    fn take_off(&mut self, index: u32, parts: &[Part], mut count: usize) {
+        let Shard {
+            connections,
+            locals,
+            spares,
+            metrics,
+            ..
+        } = self;
+        let Some(connection) = connections.get_mut(index as usize) else {
+            return;
+        };
+        for part in parts {
+            if count == 0 {
+                break;
+            }
+            match *part {
+                Part::Queue => {
+                    if let Some(queue) = connection.queue.as_mut() {
+                        count = queue.advance(count, |kind, n| metrics.ledger.deliver(kind, n));
+                    }
+                }
+                Part::Feed {
+                    feed: id,
+                    member,
+                    from,
+                    to,
+                } => {
+                    let Some(feed) = Self::feed_in(locals, id) else {
+                        continue;
+                    };
+                    let taken = (to - from).min(count as u64);
+                    count -= taken as usize;
+                    let reached = from + taken;
+                    let tally = feed.log.tally_at(reached).since(feed.log.tally_at(from));
+                    metrics.ledger.deliver(Kind::Message, tally.messages);
+                    metrics.ledger.deliver(Kind::Signal, tally.signals);
+                    let within = feed.log.frame_end_within(reached).is_some();
+                    connection.under_way = if within { id } else { FeedId::NONE };
+                    feed.advance(member, reached, spares);
+                }
+            }
+        }
+    }
+
+    /// Nothing is left to write.
+    fn caught_up(&mut self, index: u32) {
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        connection.queue = None;
+        if connection.phase == Phase::Native
+            && let Some(timer) = connection.deadline.take()
+        {
+            self.wheel.cancel(timer);
+        }
+        if connection.phase == Phase::Closing {
+            self.linger(index);
+        } else {
+            self.resume_if_paused(index);
+        }
+    }
+
+    /// Puts a connection on the list of those that have something of their own to be written.
+    pub(super) fn queue_connection(&mut self, index: u32) {
+        if let Some(connection) = self.connections.get_mut(index as usize)
+            && !std::mem::replace(&mut connection.queued, true)
+        {
+            self.queued_connections.push_back(index);
+        }
+    }
+
+    /// Puts a feed on the list of those that are flushed at the end of the turn, or lets it gather.
+    pub(super) fn queue_feed(&mut self, id: FeedId) {
+        let (now, coalesce) = (self.now.mono, self.config.coalesce);
+        let Some(feed) = Self::feed_in(&mut self.locals, id) else {
+            return;
+        };
+        if std::mem::replace(&mut feed.queued, true) {
+            return;
+        }
+        let due = feed.flushed_at + coalesce;
+        if coalesce.is_zero() || due <= now {
+            self.queued_feeds.push_back(id);
+        } else {
+            self.wheel.insert(due, Timer::Coalesce(id));
+        }
+    }
+}

@@ -1,0 +1,598 @@
+//! The shard as the home of rooms: positions are given here, and what follows is told.
+
+use smallvec::SmallVec;
+
+use crate::address::{ConnectionRef, CoreId, RoomKey};
+use crate::bus::{Append, Ask, BusMessage, Call, Lane, Peer, Signal, Welcome};
+use crate::frame::{Frame, Note};
+use crate::protocol::json::encode;
+use crate::protocol::{Code, Epoch, Event, Offset, PresenceChange, Recover, Sender, UserId};
+use crate::room::HomeRoom;
+use crate::room::home::{Published, Share, Summary, Upkeep};
+use crate::shard::connection::Timer;
+use crate::shard::{Home, Shard, mix};
+
+/// How often a room above the presence limit tells of joins and leaves.
+const SUMMARY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Shard {
+    /// Sends a question to a room's home on another core.
+    pub(super) fn send_call(
+        &mut self,
+        home: CoreId,
+        room: RoomKey,
+        peer: Peer,
+        correlation_id: Option<&str>,
+        ask: Ask<'_>,
+    ) {
+        let correlation_id = correlation_id.map(Box::from);
+        let call = Call {
+            room,
+            peer,
+            correlation_id,
+            ask: ask.into_owned(),
+        };
+        self.send(home, BusMessage::Call(Box::new(call)));
+    }
+
+    /// A question to a room whose home is here.
+    pub(super) fn home_call(
+        &mut self,
+        hash: u64,
+        room: &str,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        ask: Ask<'_>,
+    ) {
+        let credits = ask.credits();
+        match ask {
+            Ask::Join {
+                history,
+                recover,
+                presence,
+            } => {
+                let Some(home) = self.home_or_new(hash, room) else {
+                    return self.over_capacity(room, peer, correlation_id, credits);
+                };
+                self.home_join(home, peer, correlation_id, history, recover, presence);
+            }
+            Ask::Publish {
+                payload,
+                message_id,
+                echo,
+            } => {
+                let Some(home) = self.home_or_new(hash, room) else {
+                    return self.over_capacity(room, peer, correlation_id, credits);
+                };
+                let message_id = message_id.as_deref();
+                self.home_publish(home, peer, correlation_id, &payload, message_id, echo);
+            }
+            Ask::Leave { answer } => {
+                if let Some(home) = self.homes.find(hash, room) {
+                    self.home_leave(home, peer);
+                }
+                if answer {
+                    self.home_left(hash, room, peer, correlation_id);
+                }
+            }
+            Ask::Typing { start } => {
+                let Some(home) = self.homes.find(hash, room) else {
+                    return;
+                };
+                let now = self.now.mono;
+                let passes = self
+                    .homes
+                    .get_mut(home)
+                    .is_some_and(|h| h.room.typing(&peer.user, start, now));
+                if passes {
+                    self.tell_typing(home, &peer.user, start);
+                }
+            }
+            Ask::Read { offset } => {
+                let Some(home) = self.homes.find(hash, room) else {
+                    return;
+                };
+                if self
+                    .homes
+                    .get_mut(home)
+                    .is_some_and(|h| h.room.read(&peer.user, offset))
+                {
+                    let offset = Offset(offset);
+                    let event = Event::ReadReceipt {
+                        room,
+                        offset,
+                        user_id: &peer.user,
+                    };
+                    self.tell(home, Lane::Messages, &event, Note::Passing, &peer.user);
+                }
+            }
+            Ask::Members => self.home_members(hash, room, peer, correlation_id, credits),
+            Ask::History { since, limit } => {
+                self.home_history(hash, room, peer, correlation_id, (since, limit), credits);
+            }
+        }
+    }
+
+    /// The room at home here, which is made if it is not there; none where there are too many.
+    fn home_or_new(&mut self, hash: u64, room: &str) -> Option<u32> {
+        if let Some(home) = self.homes.find(hash, room) {
+            return Some(home);
+        }
+        if self.homes.len() >= self.config.rooms_max {
+            return None;
+        }
+        let epoch = self.epoch_of(hash);
+        let key = self.key(hash, room);
+        let room = HomeRoom::new(epoch, self.now.mono, &self.hasher);
+        let home = self.homes.insert(
+            key,
+            Home {
+                room,
+                upkeep: None,
+                summary: None,
+            },
+        );
+        self.arm_upkeep(home);
+        Some(home)
+    }
+
+    /// The epoch with which a room that is not there would begin now. It changes whenever a room
+    /// was forgotten, so no room begins twice with the same.
+    fn epoch_of(&self, hash: u64) -> Epoch {
+        Epoch(mix(self.config.seed
+            ^ hash.rotate_left(17)
+            ^ mix(self.rooms_forgotten)))
+    }
+
+    fn over_capacity(
+        &mut self,
+        room: &str,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        credits: u16,
+    ) {
+        let code = Code::OverCapacity;
+        let message = "this node has as many rooms as --max-rooms allows; try again later";
+        self.metrics.traffic.errors.count(code as u16);
+        let event = Event::Error {
+            code,
+            message,
+            room: Some(room),
+        };
+        self.reply(peer.connection, &event, correlation_id, credits);
+        let close = BusMessage::Close {
+            connection: peer.connection,
+            code,
+        };
+        self.deliver_or_send(peer.connection.core, close);
+    }
+
+    fn home_join(
+        &mut self,
+        home: u32,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        history: u32,
+        recover: Option<Recover>,
+        presence: Option<bool>,
+    ) {
+        let Some(key) = self.homes.key(home).cloned() else {
+            return;
+        };
+        let Some(Home { room, .. }) = self.homes.get_mut(home) else {
+            return;
+        };
+        let joined = room.join(peer.connection, &peer.user, presence, history, recover);
+        let welcome = Welcome {
+            room: key,
+            connection: peer.connection,
+            user: peer.user.clone(),
+            correlation_id: correlation_id.map(Box::from),
+            offset: room.offset(),
+            epoch: room.epoch(),
+            recovered: joined.recovered,
+            members: joined.members,
+            presence: joined.presence,
+            again: joined.again,
+            replay: joined.replay,
+        };
+        self.deliver_or_send(peer.connection.core, BusMessage::Joined(Box::new(welcome)));
+        if joined.user_is_new {
+            self.tell_presence(home, &peer.user, true);
+        }
+    }
+
+    fn home_leave(&mut self, home: u32, peer: &Peer) {
+        let now = self.now.mono;
+        let Some(Home { room, .. }) = self.homes.get_mut(home) else {
+            return;
+        };
+        let Some(departure) = room.leave(peer.connection, &peer.user, now) else {
+            return;
+        };
+        if departure.was_typing {
+            self.tell_typing(home, &peer.user, false);
+        }
+        if departure.user_is_gone {
+            self.tell_presence(home, &peer.user, false);
+            if self
+                .homes
+                .get(home)
+                .is_some_and(|h| h.room.user_count() == 0)
+            {
+                self.rearm_upkeep(home);
+            }
+        }
+    }
+
+    fn home_left(&mut self, hash: u64, room: &str, peer: &Peer, correlation_id: Option<&str>) {
+        let left = BusMessage::Left {
+            room: self.key(hash, room),
+            connection: peer.connection,
+            correlation_id: correlation_id.map(Box::from),
+        };
+        self.deliver_or_send(peer.connection.core, left);
+    }
+
+    fn home_publish(
+        &mut self,
+        home: u32,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        payload: &[u8],
+        message_id: Option<&str>,
+        echo: bool,
+    ) {
+        let Some(key) = self.homes.key(home).cloned() else {
+            return;
+        };
+        let Shard {
+            homes,
+            scratch,
+            hasher,
+            config,
+            now,
+            ..
+        } = self;
+        let Some(Home { room, .. }) = homes.get_mut(home) else {
+            return;
+        };
+        let sender = Sender {
+            client_id: peer.client_id,
+            user_id: &peer.user,
+        };
+        let tools = (&*hasher, scratch);
+        let published = room.publish(
+            key.name(),
+            Some(sender),
+            (payload, message_id),
+            *now,
+            &config.room,
+            tools,
+        );
+        let offset = match published {
+            Published::Repeat { offset } => offset,
+            Published::Accepted { offset, frame } => {
+                let except = (!echo).then_some(peer.connection);
+                self.fan_out(home, &key, &frame, offset, except);
+                self.arm_upkeep(home);
+                offset
+            }
+        };
+        let Some(Home { room, .. }) = self.homes.get(home) else {
+            return;
+        };
+        let event = Event::MessageSent {
+            room: Some(key.name()),
+            position: Some((room.epoch(), Offset(offset))),
+            message_id: room.message_id(message_id, offset),
+        };
+        self.reply(peer.connection, &event, correlation_id, 1);
+    }
+
+    /// Sends an accepted message to every core with members.
+    fn fan_out(
+        &mut self,
+        home: u32,
+        room: &RoomKey,
+        frame: &Frame,
+        offset: u64,
+        except: Option<ConnectionRef>,
+    ) {
+        let at = self.now.mono;
+        for share in self.shares(home) {
+            if share.core == self.config.core {
+                self.append_here(room, frame, offset, at, except);
+            } else {
+                let append = Append {
+                    room: room.clone(),
+                    frame: frame.clone(),
+                    offset,
+                    at,
+                    except,
+                };
+                self.send(share.core, BusMessage::Append(Box::new(append)));
+            }
+        }
+    }
+
+    fn shares(&self, home: u32) -> SmallVec<[Share; 4]> {
+        self.homes
+            .get(home)
+            .map_or(SmallVec::new(), |h| SmallVec::from_slice(h.room.shares()))
+    }
+
+    fn tell_typing(&mut self, home: u32, user: &UserId, start: bool) {
+        let Some(key) = self.homes.key(home).cloned() else {
+            return;
+        };
+        let event = Event::Typing {
+            room: key.name(),
+            start,
+            user_id: user,
+        };
+        self.tell(home, Lane::Messages, &event, Note::Passing, user);
+    }
+
+    /// Tells those who asked for presence that a user came or went; in a large room later, with
+    /// others.
+    fn tell_presence(&mut self, home: u32, user: &UserId, came: bool) {
+        let limit = self.config.presence_limit;
+        let Some(key) = self.homes.key(home).cloned() else {
+            return;
+        };
+        let Some(Home { room, summary, .. }) = self.homes.get_mut(home) else {
+            return;
+        };
+        if room.shares().iter().all(|share| share.presence == 0) {
+            return;
+        }
+        let count = room.user_count();
+        if count > limit || summary.is_some() {
+            let Summary { joined, left } = &mut room.summary;
+            *(if came { joined } else { left }) += 1;
+            if summary.is_none() {
+                let due = self.now.mono + SUMMARY_INTERVAL;
+                *summary = Some(self.wheel.insert(due, Timer::Summary(home)));
+            }
+            return;
+        }
+        let (change, note) = if came {
+            (
+                PresenceChange::Join {
+                    user_id: user,
+                    info: None,
+                },
+                Note::Joined,
+            )
+        } else {
+            (
+                PresenceChange::Leave {
+                    user_id: user,
+                    info: None,
+                },
+                Note::Left,
+            )
+        };
+        let event = Event::PresenceUpdate {
+            room: key.name(),
+            change,
+            count,
+        };
+        self.tell(home, Lane::Presence, &event, note, user);
+    }
+
+    /// A second of joins and leaves in a large room is over.
+    pub(super) fn tell_summary(&mut self, home: u32) {
+        let Some(key) = self.homes.key(home).cloned() else {
+            return;
+        };
+        let Some(Home { room, summary, .. }) = self.homes.get_mut(home) else {
+            return;
+        };
+        *summary = None;
+        let Summary { joined, left } = std::mem::take(&mut room.summary);
+        if (joined, left) == (0, 0) {
+            return;
+        }
+        let count = room.user_count();
+        let change = PresenceChange::Summary {
+            joined: u64::from(joined),
+            left: u64::from(left),
+        };
+        let event = Event::PresenceUpdate {
+            room: key.name(),
+            change,
+            count,
+        };
+        let note = Note::Summary { joined, left };
+        self.tell_except(home, Lane::Presence, &event, note, SmallVec::new());
+    }
+
+    /// Sends a passing event to everyone in a lane but a user's own connections.
+    fn tell(&mut self, home: u32, lane: Lane, event: &Event<'_>, note: Note, about: &UserId) {
+        let except = self
+            .homes
+            .get(home)
+            .map(|h| h.room.connections_of(about))
+            .unwrap_or_default();
+        self.tell_except(home, lane, event, note, except);
+    }
+
+    fn tell_except(
+        &mut self,
+        home: u32,
+        lane: Lane,
+        event: &Event<'_>,
+        note: Note,
+        except: SmallVec<[ConnectionRef; 1]>,
+    ) {
+        let Some(room) = self.homes.key(home).cloned() else {
+            return;
+        };
+        let user_count = self.homes.get(home).map_or(0, |h| h.room.user_count());
+        self.scratch.clear();
+        encode(event, None, &mut self.scratch);
+        let frame = Frame::new(&self.scratch);
+        let at = self.now.mono;
+        for share in self.shares(home) {
+            if lane == Lane::Presence && share.presence == 0 {
+                continue;
+            }
+            let signal = Signal {
+                room: room.clone(),
+                lane,
+                frame: frame.clone(),
+                note,
+                user_count,
+                at,
+                except: except
+                    .iter()
+                    .copied()
+                    .filter(|c| c.core == share.core)
+                    .collect(),
+            };
+            self.deliver_or_send(share.core, BusMessage::Signal(Box::new(signal)));
+        }
+    }
+
+    fn home_members(
+        &mut self,
+        hash: u64,
+        room: &str,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        credits: u16,
+    ) {
+        let home = self
+            .homes
+            .find(hash, room)
+            .and_then(|home| self.homes.get(home));
+        let members = home.map(|h| h.room.members()).unwrap_or_default();
+        let count = home.map_or(0, |h| h.room.user_count());
+        let mut frame = Vec::new();
+        encode(
+            &Event::RoomMembers {
+                room,
+                count,
+                members: &members,
+            },
+            correlation_id,
+            &mut frame,
+        );
+        drop(members);
+        self.reply_with(peer.connection, &frame, credits);
+    }
+
+    fn home_history(
+        &mut self,
+        hash: u64,
+        room: &str,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        (since, limit): (Option<u64>, Option<u32>),
+        credits: u16,
+    ) {
+        let home = self
+            .homes
+            .find(hash, room)
+            .and_then(|home| self.homes.get(home));
+        // A room that nobody made yet has no messages, and the epoch with which it would begin.
+        let (epoch, offset) = home.map_or((self.epoch_of(hash), 0), |h| {
+            (h.room.epoch(), h.room.offset())
+        });
+        let (frames, complete) = home.map_or((Vec::new(), true), |h| h.room.query(since, limit));
+        let messages: Vec<&[u8]> = frames.iter().map(|frame| frame.body()).collect();
+        let event = Event::History {
+            room,
+            messages: &messages,
+            offset: Offset(offset),
+            epoch,
+            complete,
+        };
+        let mut answer = Vec::new();
+        encode(&event, correlation_id, &mut answer);
+        self.reply_with(peer.connection, &answer, credits);
+    }
+
+    /// Answers a connection of this core or of another, and gives it back its credits.
+    pub(super) fn reply(
+        &mut self,
+        connection: ConnectionRef,
+        event: &Event<'_>,
+        correlation_id: Option<&str>,
+        credits: u16,
+    ) {
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        encode(event, correlation_id, &mut frame);
+        self.reply_with(connection, &frame, credits);
+        self.scratch = frame;
+    }
+
+    fn reply_with(&mut self, connection: ConnectionRef, frame: &[u8], credits: u16) {
+        if connection.core == self.config.core {
+            if let Some(index) = self.resolve(connection) {
+                self.answer_with(index, frame);
+            }
+        } else {
+            let frame = Box::from(frame);
+            self.send(
+                connection.core,
+                BusMessage::Reply {
+                    connection,
+                    frame,
+                    credits,
+                },
+            );
+        }
+    }
+
+    /// Gives a message to the part of this shard that it is for, or to another core.
+    pub(super) fn deliver_or_send(&mut self, core: CoreId, message: BusMessage) {
+        if core == self.config.core {
+            self.deliver(message);
+        } else {
+            self.send(core, message);
+        }
+    }
+
+    /// Starts the clock of what a room keeps, unless it runs.
+    fn arm_upkeep(&mut self, home: u32) {
+        if self.homes.get(home).is_some_and(|h| h.upkeep.is_none()) {
+            self.upkeep(home);
+        }
+    }
+
+    fn rearm_upkeep(&mut self, home: u32) {
+        if let Some(timer) = self.homes.get_mut(home).and_then(|h| h.upkeep.take()) {
+            self.wheel.cancel(timer);
+        }
+        self.upkeep(home);
+    }
+
+    /// Lets go of what is over its time in a room, and of the room.
+    pub(super) fn upkeep(&mut self, home: u32) {
+        let now = self.now.mono;
+        let Some(Home {
+            room,
+            upkeep,
+            summary,
+        }) = self.homes.get_mut(home)
+        else {
+            return;
+        };
+        *upkeep = None;
+        match room.upkeep(now, &self.config.room) {
+            Upkeep::Nothing => {}
+            Upkeep::At(due) => *upkeep = Some(self.wheel.insert(due, Timer::Upkeep(home))),
+            Upkeep::Forget => {
+                if let Some(timer) = summary.take() {
+                    self.wheel.cancel(timer);
+                }
+                self.homes.remove(home);
+                self.rooms_forgotten += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What is due: heartbeats, patience, deadlines, upkeep, and the drain.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::codec::http::{Response, encode_response};
+use crate::codec::websocket::{Control, OpCode};
+use crate::metrics::Reject;
+use crate::protocol::{Code, Event};
+use crate::shard::Shard;
+use crate::shard::closing::Lag;
+use crate::shard::connection::{FeedId, Phase, Timer};
+use crate::time::Now;
+
+/// How much longer than the drain clients wait before they come back, at least: the next process
+/// has to start.
+const RESTART: Duration = Duration::from_secs(1);
+
+impl Shard {
+    /// Does everything that is due.
+    pub fn handle_timeouts(&mut self, now: Now) {
+        self.set_now(now);
+        while let Some(timer) = self.wheel.expire(self.now.mono) {
+            match timer {
+                Timer::Handshake(index) => self.give_up_on_head(index),
+                Timer::Heartbeat(index) => self.beat(index),
+                Timer::LagAge(index) => {
+                    self.forget_deadline(index);
+                    self.judge_age(index);
+                }
+                Timer::Close(index) => {
+                    self.forget_deadline(index);
+                    let code = self
+                        .connections
+                        .get(index as usize)
+                        .map_or(1006, |c| c.close_code);
+                    self.drop_connection(index, code);
+                }
+                Timer::Farewell(index) => {
+                    if let Some(connection) = self.connections.get_mut(index as usize) {
+                        connection.heartbeat = None;
+                    }
+                    self.close_with(index, Code::ServerDraining);
+                }
+                Timer::Coalesce(feed) => self.end_of_gathering(feed),
+                Timer::Upkeep(home) => self.upkeep(home),
+                Timer::Summary(home) => self.tell_summary(home),
+            }
+        }
+    }
+
+    fn forget_deadline(&mut self, index: u32) {
+        if let Some(connection) = self.connections.get_mut(index as usize) {
+            connection.deadline = None;
+        }
+    }
+
+    fn end_of_gathering(&mut self, id: FeedId) {
+        if Self::feed_ref(&self.locals, id).is_some_and(|feed| feed.queued) {
+            self.queued_feeds.push_back(id);
+        }
+    }
+
+    fn give_up_on_head(&mut self, index: u32) {
+        self.forget_deadline(index);
+        self.metrics.connections.rejected.count(Reject::Timeout);
+        let mut bytes = Vec::new();
+        let response = Response {
+            status: 408,
+            content_type: "text/plain; charset=utf-8",
+            headers: &[],
+            body: b"the request head did not arrive within --handshake-timeout\n",
+        };
+        encode_response(&response, false, &mut bytes);
+        self.begin_close_with(index, 1000, &bytes);
+    }
+
+    /// Sends a ping, or looks whether the last one was followed by a sign of life.
+    fn beat(&mut self, index: u32) {
+        let now_ms = self.now_ms();
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        connection.heartbeat = None;
+        let interval = self.config.heartbeat_interval;
+        let due = match connection.pinged_at_ms.take() {
+            None => {
+                connection.pinged_at_ms = NonZeroU32::new(now_ms.max(1));
+                self.push_raw(index, OpCode::Control(Control::Ping), b"");
+                self.now.mono + self.config.heartbeat_timeout
+            }
+            Some(pinged) => {
+                let since = connection.alive_at_ms.wrapping_sub(pinged.get()) as i32;
+                // Where we do not read, or another core owes the answer, silence is ours.
+                let ours = self.reading_suspended || connection.credits_held > 0;
+                if since < 0 && !ours {
+                    return self.close_with(index, Code::HeartbeatTimeout);
+                }
+                let waited = Duration::from_millis(u64::from(now_ms.wrapping_sub(pinged.get())));
+                self.now.mono + interval.saturating_sub(waited)
+            }
+        };
+        let timer = self.wheel.insert(due, Timer::Heartbeat(index));
+        if let Some(connection) = self.connections.get_mut(index as usize) {
+            connection.heartbeat = Some(timer);
+        }
+    }
+
+    /// Looks how old the oldest byte is that a laggard has not taken.
+    fn judge_age(&mut self, index: u32) {
+        let Some(since) = self.oldest_pending(index) else {
+            return;
+        };
+        if since + self.config.lag_age_max <= self.now.mono {
+            self.overflow(index, Lag::Age);
+        } else {
+            self.arm_lag_age(index);
+        }
+    }
+
+    /// A laggard's rooms were skipped: what is left of a frame gets the time anew.
+    pub(super) fn rearm_lag_age(&mut self, index: u32) {
+        let due = self.now.mono + self.config.lag_age_max;
+        let pending = self.oldest_pending(index).is_some();
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        if let Some(timer) = connection.deadline.take() {
+            self.wheel.cancel(timer);
+        }
+        if pending && connection.phase == Phase::Native {
+            connection.deadline = Some(self.wheel.insert(due, Timer::LagAge(index)));
+        }
+    }
+
+    /// The node goes: tells every client at once, and closes each at a moment of its own within
+    /// `window`.
+    pub fn handle_drain(&mut self, now: Now, window: Duration) {
+        self.set_now(now);
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        let indices: Vec<u32> = self
+            .connections
+            .iter()
+            .map(|(index, _)| index as u32)
+            .collect();
+        for index in indices {
+            match self.connections.get(index as usize).map(|c| c.phase) {
+                Some(Phase::Native) => self.announce_drain(index, window),
+                Some(Phase::Echo) => self.close_with(index, Code::ServerDraining),
+                Some(Phase::Head) => self.drop_connection(index, 1006),
+                Some(Phase::Closing | Phase::Lingering) | None => {}
+            }
+        }
+    }
+
+    fn announce_drain(&mut self, index: u32, window: Duration) {
+        // Everyone comes back after the window, when this process is gone, spread over as long.
+        let slot = window.mul_f64(self.rng.f64());
+        let wait = window - slot + RESTART + window.mul_f64(self.rng.f64());
+        let event = Event::ServerShutdown {
+            reconnect_after_ms: wait.as_millis() as u64,
+        };
+        self.answer(index, &event, None);
+        let timer = self
+            .wheel
+            .insert(self.now.mono + slot, Timer::Farewell(index));
+        if let Some(connection) = self.connections.get_mut(index as usize)
+            && let Some(heartbeat) = connection.heartbeat.replace(timer)
+        {
+            self.wheel.cancel(heartbeat);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The shard as the home of users: where a user's connections are, and what is sent to one user.
+
+use crate::address::ConnectionRef;
+use crate::bus::{BusMessage, Direct};
+use crate::frame::Frame;
+use crate::metrics::Kind;
+use crate::protocol::json::encode;
+use crate::protocol::{ClientId, Code, Event, MessageId, Sender, UserId};
+use crate::session::Class;
+use crate::shard::closing::Lag;
+use crate::shard::connection::Phase;
+use crate::shard::{Shard, mix};
+use crate::time::Instant;
+
+impl Shard {
+    fn user_home(&self, user: &UserId) -> crate::address::CoreId {
+        self.home_of(self.placement.hash_one(user))
+    }
+
+    /// Tells a user's home of an established connection.
+    pub(super) fn arrive(&mut self, index: u32) {
+        let Some(peer) = self.peer(index) else { return };
+        let home = self.user_home(&peer.user);
+        let (user, connection) = (peer.user, peer.connection);
+        self.deliver_or_send(home, BusMessage::Arrived { user, connection });
+    }
+
+    /// Tells a user's home that a connection is gone.
+    pub(super) fn depart(&mut self, index: u32) {
+        if self
+            .connections
+            .get(index as usize)
+            .is_none_or(|c| c.phase != Phase::Native)
+        {
+            return;
+        }
+        let Some(peer) = self.peer(index) else { return };
+        let home = self.user_home(&peer.user);
+        let (user, connection) = (peer.user, peer.connection);
+        self.deliver_or_send(home, BusMessage::Departed { user, connection });
+    }
+
+    pub(super) fn arrived(&mut self, user: UserId, connection: ConnectionRef) {
+        self.users.entry(user).or_default().push(connection);
+    }
+
+    pub(super) fn departed(&mut self, user: &UserId, connection: ConnectionRef) {
+        let Some(connections) = self.users.get_mut(user) else {
+            return;
+        };
+        connections.retain(|c| *c != connection);
+        if connections.is_empty() {
+            self.users.remove(user);
+            if self.users.capacity() > 1024 && self.users.len() * 4 < self.users.capacity() {
+                self.users.shrink_to(self.users.len() * 2);
+            }
+        }
+    }
+
+    /// Sends a direct message on its way to the user's home.
+    pub(super) fn send_direct(
+        &mut self,
+        index: u32,
+        to: &str,
+        data: &[u8],
+        message_id: Option<&str>,
+        correlation_id: Option<&str>,
+    ) {
+        let Some(peer) = self.peer(index) else { return };
+        let message_id = match message_id {
+            Some(id) => Box::from(id),
+            None => self.name_message(),
+        };
+        let to = UserId::from_name(to);
+        let home = self.user_home(&to);
+        let correlation_id = correlation_id.map(Box::from);
+        let direct = Direct {
+            to,
+            peer,
+            data: Box::from(data),
+            message_id,
+            correlation_id,
+        };
+        if home != self.config.core
+            && let Some(connection) = self.connections.get_mut(index as usize)
+        {
+            connection.credits_held += 1;
+        }
+        self.deliver_or_send(home, BusMessage::Direct(Box::new(direct)));
+    }
+
+    /// An id for a message that has no position to be named by.
+    fn name_message(&mut self) -> Box<str> {
+        let number =
+            self.messages_named * u64::from(self.config.cores) + u64::from(self.config.core.0);
+        self.messages_named += 1;
+        // Another sequence than that of client ids, written the same way.
+        let id = ClientId(mix(self.config.seed.rotate_left(32).wrapping_add(number)));
+        Box::from(id.text().as_str())
+    }
+
+    /// At the user's home: serialises once, and sends to each of the user's connections.
+    pub(super) fn direct(&mut self, direct: &Direct) {
+        let Direct {
+            to,
+            peer,
+            data,
+            message_id,
+            correlation_id,
+        } = direct;
+        let id = correlation_id.as_deref();
+        let Some(connections) = self.users.get(to).cloned() else {
+            let code = Code::UserNotConnected;
+            let message = format!("user {to} has no connection; nothing was sent");
+            self.metrics.traffic.errors.count(code as u16);
+            let event = Event::Error {
+                code,
+                message: &message,
+                room: None,
+            };
+            return self.reply(peer.connection, &event, id, 1);
+        };
+        let message_id = MessageId::Given(message_id);
+        let sender = Some(Sender {
+            client_id: peer.client_id,
+            user_id: &peer.user,
+        });
+        let unix_ms = self.now.unix_ms;
+        self.scratch.clear();
+        encode(
+            &Event::DirectMessage {
+                data,
+                message_id,
+                unix_ms,
+                sender,
+            },
+            None,
+            &mut self.scratch,
+        );
+        let frame = Frame::new(&self.scratch);
+        let at = self.now.mono;
+        for connection in connections {
+            let deliver = BusMessage::Deliver {
+                connection,
+                frame: frame.clone(),
+                at,
+            };
+            self.deliver_or_send(connection.core, deliver);
+        }
+        let sent = Event::MessageSent {
+            room: None,
+            position: None,
+            message_id,
+        };
+        self.reply(peer.connection, &sent, id, 1);
+    }
+
+    /// At the connection's core.
+    pub(super) fn deliver_direct(&mut self, to: ConnectionRef, frame: Frame, at: Instant) {
+        self.metrics.ledger.offer(Kind::Direct, 1);
+        let open = self.resolve(to).filter(|index| {
+            self.connections
+                .get(*index as usize)
+                .is_some_and(|c| c.phase == Phase::Native)
+        });
+        let Some(index) = open else {
+            // It went away while the message was under way.
+            return self.metrics.ledger.undelivered(Kind::Direct, 1006, 1);
+        };
+        let Some(connection) = self.connections.get_mut(index as usize) else {
+            return;
+        };
+        let queue = connection.queue.get_or_insert_with(Default::default);
+        queue.push_shared(frame, Class::Data(Kind::Direct), at);
+        if connection.blocked {
+            self.block(index);
+            if self.lag_bytes(index) > self.config.lag_bytes_max {
+                self.overflow(index, Lag::Bytes);
+            }
+        } else {
+            self.queue_connection(index);
+        }
+    }
+}
