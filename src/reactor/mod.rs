@@ -1,1 +1,428 @@
-//! To come.
+//! A core's loop: the edge between sockets, clock and channels on one side and a shard on the other.
+//!
+//! ```text
+//!   a turn: poll ─► read every socket that has something ─► mail from other cores ─► timers
+//!             ▲          (all into one buffer, a bounded amount each)                  │
+//!             │                                                                       ▼
+//!             └── accept ◄── close, shut, resume ◄── flush ◄── send mail to other cores
+//! ```
+//!
+//! Everything that a turn finds is taken in before anything is flushed, so that messages which were
+//! published close together leave in one write. Nothing in the loop waits, except for the poller.
+
+mod clock;
+mod descriptors;
+mod listener;
+mod sockets;
+
+pub use clock::Clock;
+pub use descriptors::unshare;
+pub use listener::{Listener, bind};
+pub use sockets::{Received, Sockets, Stream};
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mio::{Events, Poll, Token, Waker};
+
+use crate::address::CoreId;
+use crate::bus::{BusMessage, Mailbox, Outlet, Wake};
+use crate::metrics::{Metrics, Reject, SnapshotReply};
+use crate::shard::{Action, Shard};
+use crate::time::{Instant, Now};
+
+const LISTENER: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX);
+
+/// Events that one poll reports at most. More wait in the kernel for the next turn.
+const EVENTS_MAX: usize = 4096;
+
+/// Batches of mail that one turn takes in at most.
+const MAIL_MAX: usize = 4096;
+
+/// How long sockets are left alone before it is looked again whether a core has caught up.
+const PRESSURE_WAIT: Duration = Duration::from_millis(1);
+
+/// How long nothing is accepted after the system had no descriptor or no memory for a connection.
+const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+
+/// What reaches a core from outside its sockets.
+#[derive(Debug)]
+pub enum Mail {
+    /// From another core.
+    Batch(Vec<BusMessage>),
+    /// From the control plane: the counters are asked for.
+    Snapshot(SnapshotReply),
+    /// From the server: no more connections, and all are to go within the time.
+    Drain(Duration),
+}
+
+/// Wakes a core's poller.
+struct PollWaker(Waker);
+
+impl Wake for PollWaker {
+    fn wake(&self) {
+        if let Err(error) = self.0.wake() {
+            tracing::error!(%error, "a core could not be woken; it will look by itself");
+        }
+    }
+}
+
+/// The parts of a core that exist before its thread does, so that every descriptor table has them.
+pub struct Seat {
+    poll: Poll,
+    mailbox: Mailbox<Mail>,
+}
+
+/// Makes a core's poller and mailbox.
+///
+/// # Errors
+/// Where the system refuses a poller.
+pub fn seat() -> io::Result<(Outlet<Mail>, Seat)> {
+    let poll = Poll::new()?;
+    let waker = PollWaker(Waker::new(poll.registry(), WAKER)?);
+    let (outlet, mailbox) = Mailbox::new(Arc::new(waker));
+    Ok((outlet, Seat { poll, mailbox }))
+}
+
+/// Bounds of a turn.
+#[derive(Copy, Clone, Debug)]
+pub struct Tuning {
+    /// Connections that this core serves.
+    pub connections_max: usize,
+    /// Connections that all cores serve together.
+    pub connections_everywhere_max: usize,
+    /// Sockets beyond that which are told so, by 503.
+    pub refusals_max: usize,
+    /// What 503 asks clients to wait.
+    pub retry_after: Duration,
+    /// The read buffer, in bytes.
+    pub read_buffer_bytes: usize,
+    /// Bytes read from one connection in a turn.
+    pub read_budget_bytes: usize,
+    /// Writes of a flush before sockets are looked at again.
+    pub flush_budget: usize,
+    /// Connections accepted in a turn.
+    pub accept_batch: usize,
+    /// Bytes that may wait for a core before publishers are paused.
+    pub bus_backlog_bytes: usize,
+}
+
+/// One core's loop.
+pub struct Reactor {
+    poll: Poll,
+    mailbox: Mailbox<Mail>,
+    outlets: Vec<Outlet<Mail>>,
+    core: CoreId,
+    clock: Clock,
+    tuning: Tuning,
+    shard: Shard,
+    sockets: Sockets,
+    listener: Option<Listener>,
+    /// There may be connections to accept, from this moment on.
+    accept_at: Option<Instant>,
+    buffer: Vec<u8>,
+    to_read: Vec<u32>,
+    drain_ends: Option<Instant>,
+    /// Connections on all cores. Written when one is accepted or closed, never for a message.
+    open_everywhere: Arc<AtomicUsize>,
+}
+
+impl Reactor {
+    /// A core with its listener. `outlets` are those of all cores, by index.
+    ///
+    /// # Errors
+    /// Where the poller does not take the listener.
+    pub fn new(
+        seat: Seat,
+        outlets: Vec<Outlet<Mail>>,
+        core: CoreId,
+        mut listener: Listener,
+        shard: Shard,
+        (tuning, clock, open_everywhere): (Tuning, Clock, Arc<AtomicUsize>),
+    ) -> io::Result<Reactor> {
+        listener.register(seat.poll.registry(), LISTENER)?;
+        Ok(Reactor {
+            poll: seat.poll,
+            mailbox: seat.mailbox,
+            outlets,
+            core,
+            clock,
+            tuning,
+            shard,
+            sockets: Sockets::default(),
+            listener: Some(listener),
+            accept_at: Some(Instant::ORIGIN),
+            buffer: vec![0; tuning.read_buffer_bytes],
+            to_read: Vec::new(),
+            drain_ends: None,
+            open_everywhere,
+        })
+    }
+
+    /// Runs until the core has been drained. Answers its last counters.
+    ///
+    /// # Errors
+    /// Where the poller fails, which nothing else can be done about.
+    pub fn run(mut self) -> io::Result<Metrics> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut pending = false;
+        loop {
+            let began = self.clock.now();
+            if self.is_over(began.mono) {
+                return Ok(self.shard.metrics().clone());
+            }
+            let wait = if pending {
+                Some(Duration::ZERO)
+            } else {
+                self.wait(began.mono)
+            };
+            match self.poll.poll(&mut events, wait) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                Err(error) => return Err(error),
+            }
+            pending = self.turn(&events);
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.drain_ends
+            .is_some_and(|ends| self.shard.is_empty() || ends <= now)
+    }
+
+    /// How long the poller may wait for something to happen.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let pressure = (!self.to_read.is_empty()).then(|| now + PRESSURE_WAIT);
+        let due = [
+            self.shard.poll_timeout(),
+            self.accept_at,
+            self.drain_ends,
+            pressure,
+        ];
+        due.into_iter().flatten().min().map(|due| {
+            // Rounded up: epoll counts whole milliseconds, and a wait that ends early is a turn
+            // for nothing.
+            let nanos = due.saturating_since(now).as_nanos();
+            Duration::from_millis(nanos.div_ceil(1_000_000) as u64)
+        })
+    }
+
+    /// One turn. Says whether there is more to do at once.
+    fn turn(&mut self, events: &Events) -> bool {
+        let began = self.clock.now();
+        for event in events {
+            match event.token() {
+                LISTENER => self.accept_at = Some(self.accept_at.unwrap_or(began.mono)),
+                WAKER => {}
+                Token(index) => self.note(index as u32, event, began),
+            }
+        }
+        let suspended = self.is_under_pressure();
+        self.shard.suspend_reading(suspended);
+        if !suspended {
+            self.read_all(began);
+        }
+        let more_mail = self.take_mail(began);
+        self.shard.handle_timeouts(began);
+        self.send_mail();
+        let flushed = self
+            .shard
+            .poll_flush(began, &mut self.sockets, self.tuning.flush_budget);
+        self.act(began);
+        self.send_mail();
+        let more_to_accept = self.accept(began);
+        let more_to_read = !suspended && !self.to_read.is_empty();
+        self.shard
+            .handle_turn_end(began.mono, self.clock.now().mono);
+        !flushed || more_mail || more_to_accept || more_to_read || self.shard.wants_flush()
+    }
+
+    fn note(&mut self, index: u32, event: &mio::event::Event, now: Now) {
+        if event.is_writable() {
+            self.shard.handle_writable(now, index);
+        }
+        let ended = event.is_read_closed() || event.is_error();
+        if (event.is_readable() || ended) && self.sockets.note_readable(index, ended) {
+            self.to_read.push(index);
+        }
+    }
+
+    /// Whether some other core has so much waiting that nothing should be read that adds to it.
+    fn is_under_pressure(&self) -> bool {
+        let max = self.tuning.bus_backlog_bytes;
+        let others = self
+            .outlets
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != self.core.index());
+        others
+            .map(|(_, outlet)| outlet.backlog_bytes())
+            .any(|bytes| bytes > max)
+    }
+
+    fn read_all(&mut self, now: Now) {
+        let list = std::mem::take(&mut self.to_read);
+        for index in list {
+            self.sockets.unlist(index);
+            self.read(index, now);
+        }
+    }
+
+    fn read(&mut self, index: u32, now: Now) {
+        let mut budget = self.tuning.read_budget_bytes;
+        while self.shard.wants_read(index) {
+            if budget == 0 {
+                if self.sockets.relist(index) {
+                    self.to_read.push(index);
+                }
+                return;
+            }
+            let room = self.buffer.len().min(budget);
+            let Some(buffer) = self.buffer.get_mut(..room) else {
+                return;
+            };
+            let received = self.sockets.receive(index, buffer);
+            let count = match received {
+                Received::Some(count) | Received::Last(count) => count,
+                Received::Nothing => return,
+                Received::End => return self.shard.handle_end(now, index),
+            };
+            budget -= count;
+            self.shard
+                .handle_bytes(now, index, buffer.get_mut(..count).unwrap_or_default());
+            if received == Received::Last(count) {
+                return;
+            }
+        }
+    }
+
+    fn take_mail(&mut self, now: Now) -> bool {
+        self.mailbox.begin();
+        for _ in 0..MAIL_MAX {
+            match self.mailbox.receive() {
+                None => return false,
+                Some(Mail::Batch(batch)) => self.shard.handle_bus(now, batch),
+                Some(Mail::Snapshot(reply)) => reply.answer(self.shard.metrics()),
+                Some(Mail::Drain(window)) => self.drain(now, window),
+            }
+        }
+        true
+    }
+
+    fn send_mail(&mut self) {
+        for (index, outlet) in self.outlets.iter().enumerate() {
+            if let Some(batch) = self.shard.poll_bus(CoreId(index as u16)) {
+                let weight = batch.iter().map(BusMessage::weight).sum();
+                // A core that has drained hears nothing any more, and has nobody to tell it.
+                let _drained = outlet.send(Mail::Batch(batch), weight);
+            }
+        }
+    }
+
+    /// Does to sockets what the shard decided.
+    fn act(&mut self, now: Now) {
+        while let Some(action) = self.shard.poll_action() {
+            match action {
+                Action::ShutdownWrite(index) => self.sockets.shutdown_write(index),
+                Action::Close(index) => self.close(index, false),
+                Action::Reset(index) => self.close(index, true),
+                Action::Resume(index) => {
+                    self.shard.handle_resume(now, index);
+                    if self.shard.wants_read(index) && self.sockets.relist(index) {
+                        self.to_read.push(index);
+                    }
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, index: u32, abruptly: bool) {
+        if self.sockets.close(index, abruptly) {
+            self.open_everywhere.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Accepts what is waiting, up to the bound of a turn. Comes after `act`, so that no index is
+    /// given anew before its old socket is closed.
+    fn accept(&mut self, now: Now) -> bool {
+        if self.accept_at.is_none_or(|at| at > now.mono) {
+            return false;
+        }
+        for _ in 0..self.tuning.accept_batch {
+            let Some(listener) = &self.listener else {
+                return false;
+            };
+            match listener.accept() {
+                Ok(Some(stream)) => self.admit(stream, now),
+                Ok(None) => {
+                    self.accept_at = None;
+                    return false;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection; trying again shortly");
+                    self.shard
+                        .metrics_mut()
+                        .connections
+                        .rejected
+                        .count(Reject::Io);
+                    self.accept_at = Some(now.mono + ACCEPT_WAIT);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn admit(&mut self, stream: Stream, now: Now) {
+        let open = self.sockets.len();
+        let Tuning {
+            connections_max,
+            refusals_max,
+            retry_after,
+            ..
+        } = self.tuning;
+        if open >= connections_max + refusals_max {
+            // Not even a 503 can be said in an orderly way.
+            self.shard
+                .metrics_mut()
+                .connections
+                .rejected
+                .count(Reject::Capacity);
+            return;
+        }
+        let everywhere = self.open_everywhere.load(Ordering::Relaxed);
+        let is_full =
+            open >= connections_max || everywhere >= self.tuning.connections_everywhere_max;
+        let index = if is_full {
+            self.shard.handle_refused(now, retry_after)
+        } else {
+            self.shard.handle_accept(now)
+        };
+        let token = Token(index as usize);
+        if let Err(error) = self
+            .sockets
+            .insert(index, stream, self.poll.registry(), token)
+        {
+            tracing::warn!(%error, "the poller did not take a connection");
+            self.shard
+                .metrics_mut()
+                .connections
+                .rejected
+                .count(Reject::Io);
+            self.shard.handle_end(now, index);
+            self.act(now);
+            return;
+        }
+        self.open_everywhere.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn drain(&mut self, now: Now, window: Duration) {
+        self.listener = None;
+        self.accept_at = None;
+        self.shard.handle_drain(now, window);
+        self.drain_ends = Some(now.mono + window + self.shard.close_timeout());
+    }
+}

@@ -1,0 +1,32 @@
+//! The real clock, in the one place of the data plane that reads it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::time::{Instant, Now};
+
+/// A clock whose origin is the moment it was made; copies agree.
+#[derive(Copy, Clone, Debug)]
+pub struct Clock {
+    origin: std::time::Instant,
+}
+
+impl Clock {
+    /// Starts at the origin.
+    #[allow(clippy::disallowed_methods, reason = "this is where the clock is read")]
+    pub fn start() -> Clock {
+        Clock {
+            origin: std::time::Instant::now(),
+        }
+    }
+
+    /// Both clocks, now.
+    #[allow(clippy::disallowed_methods, reason = "this is where the clock is read")]
+    pub fn now(&self) -> Now {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let unix_ms = since_epoch.unwrap_or(Duration::ZERO).as_millis() as u64;
+        Now {
+            mono: Instant::ORIGIN + self.origin.elapsed(),
+            unix_ms,
+        }
+    }
+}

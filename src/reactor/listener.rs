@@ -1,0 +1,73 @@
+//! A core's own listening socket: all cores listen at one address, and the kernel deals
+//! connections out among them (`SO_REUSEPORT`).
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::sockets::Stream;
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+}
+
+/// Listens at `address`, which may have port 0. `backlog` connections may wait to be accepted.
+///
+/// # Errors
+/// Where the address is taken, not ours, or not permitted.
+pub fn bind(address: SocketAddr, backlog: usize) -> io::Result<Listener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(Listener {
+        listener: TcpListener::from_std(socket.into()),
+    })
+}
+
+impl Listener {
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.listener, token, Interest::READABLE)
+    }
+
+    /// The next connection that waits, if there is one.
+    pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    // Where the peer is gone already this fails, and the first read says so.
+                    let _gone = stream.set_nodelay(true);
+                    return Ok(Some(Stream::Plain(stream)));
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return Ok(None),
+                    // One that went away before it was accepted says nothing about the next.
+                    ErrorKind::Interrupted
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::ConnectionReset => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}

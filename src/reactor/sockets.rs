@@ -1,0 +1,241 @@
+//! The sockets of one core, by the index of their connection.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use crate::shard::{Sent, Transport};
+
+/// A byte stream to a peer. One kind so far; the seam is where TLS comes in.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP as it is.
+    Plain(TcpStream),
+}
+
+impl Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.write_vectored(slices),
+        }
+    }
+
+    fn source(&mut self) -> &mut TcpStream {
+        match self {
+            Stream::Plain(stream) => stream,
+        }
+    }
+}
+
+/// What a read came to.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// This many bytes, and there may be more.
+    Some(usize),
+    /// This many bytes, and nothing more for now.
+    Last(usize),
+    /// Nothing for now.
+    Nothing,
+    /// The peer's end, or the socket's.
+    End,
+}
+
+#[derive(Debug)]
+struct Socket {
+    stream: Stream,
+    /// The poller said that there is something, and we have not read until there was nothing.
+    readable: bool,
+    /// The peer has shut its side: a short read is not the last.
+    ended: bool,
+    /// It is on the list of those to be read.
+    listed: bool,
+}
+
+/// The table. Sockets stand apart from what a shard knows of their connections, so that a flush
+/// over a large room touches little memory.
+#[derive(Default, Debug)]
+pub struct Sockets {
+    slots: Vec<Option<Socket>>,
+    open: usize,
+}
+
+impl Sockets {
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Takes a socket in under its connection's index and registers it, once for all: the poller
+    /// tells of each change, and what was not read stays noted here.
+    ///
+    /// # Errors
+    /// Where the poller does not take it.
+    pub fn insert(
+        &mut self,
+        index: u32,
+        mut stream: Stream,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<()> {
+        registry.register(
+            stream.source(),
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        let place = index as usize;
+        if self.slots.len() <= place {
+            self.slots.resize_with(place + 1, || None);
+        }
+        if let Some(slot) = self.slots.get_mut(place) {
+            debug_assert!(slot.is_none(), "an index is given once");
+            *slot = Some(Socket {
+                stream,
+                readable: false,
+                ended: false,
+                listed: false,
+            });
+            self.open += 1;
+        }
+        Ok(())
+    }
+
+    fn socket(&mut self, index: u32) -> Option<&mut Socket> {
+        self.slots.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Notes that there is something to read. Says whether the caller has to put it on its list.
+    pub fn note_readable(&mut self, index: u32, ended: bool) -> bool {
+        let Some(socket) = self.socket(index) else {
+            return false;
+        };
+        socket.readable = true;
+        socket.ended |= ended;
+        !std::mem::replace(&mut socket.listed, true)
+    }
+
+    /// Whether there may be something to read, for a connection that may be read again. Says
+    /// whether the caller has to put it on its list.
+    pub fn relist(&mut self, index: u32) -> bool {
+        self.socket(index)
+            .is_some_and(|s| s.readable && !std::mem::replace(&mut s.listed, true))
+    }
+
+    /// Notes that the socket is not on the list any more.
+    pub fn unlist(&mut self, index: u32) {
+        if let Some(socket) = self.socket(index) {
+            socket.listed = false;
+        }
+    }
+
+    /// Reads once.
+    pub fn receive(&mut self, index: u32, buffer: &mut [u8]) -> Received {
+        let Some(socket) = self.socket(index) else {
+            return Received::Nothing;
+        };
+        loop {
+            match socket.stream.read(buffer) {
+                Ok(0) => return Received::End,
+                // A read that does not fill the buffer has emptied the socket: what comes later is
+                // told anew (epoll(7), edge-triggered), except for an end that was told already.
+                Ok(count) if count < buffer.len() && !socket.ended => {
+                    socket.readable = false;
+                    return Received::Last(count);
+                }
+                Ok(count) => return Received::Some(count),
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => {
+                        socket.readable = false;
+                        return Received::Nothing;
+                    }
+                    _ => return Received::End,
+                },
+            }
+        }
+    }
+
+    /// Shuts the sending side.
+    pub fn shutdown_write(&mut self, index: u32) {
+        if let Some(socket) = self.socket(index) {
+            // A peer that has gone already makes this fail, and its end is told by the poller.
+            let _gone = socket.stream.source().shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Closes; with `abruptly`, by a reset that discards what the peer has not taken. Says whether
+    /// there was such a socket.
+    pub fn close(&mut self, index: u32, abruptly: bool) -> bool {
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return false;
+        };
+        let Some(mut socket) = slot.take() else {
+            return false;
+        };
+        self.open -= 1;
+        if abruptly {
+            let socket = socket2::SockRef::from(&*socket.stream.source());
+            // A socket that is broken already needs no reset.
+            let _broken = socket.set_linger(Some(Duration::ZERO));
+        }
+        // Dropping it closes it, which takes it out of the poller too.
+        if self.open == 0 {
+            self.slots = Vec::new();
+        }
+        true
+    }
+
+    fn sent(result: io::Result<usize>) -> Option<Sent> {
+        match result {
+            Ok(count) => Some(Sent::Took(count)),
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => None,
+                ErrorKind::WouldBlock => Some(Sent::Full),
+                _ => Some(Sent::Gone),
+            },
+        }
+    }
+}
+
+impl Transport for Sockets {
+    fn send(&mut self, connection: u32, bytes: &[u8]) -> Sent {
+        let Some(socket) = self.socket(connection) else {
+            return Sent::Gone;
+        };
+        loop {
+            if let Some(sent) = Sockets::sent(socket.stream.write(bytes)) {
+                return sent;
+            }
+        }
+    }
+
+    fn send_vectored(&mut self, connection: u32, slices: &[IoSlice<'_>]) -> Sent {
+        let Some(socket) = self.socket(connection) else {
+            return Sent::Gone;
+        };
+        loop {
+            if let Some(sent) = Sockets::sent(socket.stream.write_vectored(slices)) {
+                return sent;
+            }
+        }
+    }
+}
