@@ -1,4 +1,6 @@
 //! Tidewheel: a single-node edge server for real-time fan-out over WebSocket.
+pub mod address;
+pub mod bus;
 pub mod cli;
 pub mod codec;
 pub mod control;
@@ -8,6 +10,7 @@ pub mod metrics;
 pub mod protocol;
 pub mod reactor;
 pub mod room;
+pub mod server;
 pub mod session;
 pub mod shard;
 pub mod time;
