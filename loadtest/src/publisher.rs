@@ -86,7 +86,9 @@ pub struct Publisher {
     clock: Clock,
     rooms: Vec<Room>,
     out: Vec<u8>,
+    /// Answers as they come; `filled` bytes of an incomplete one.
     input: Vec<u8>,
+    filled: usize,
     report: PublisherReport,
 }
 
@@ -114,7 +116,8 @@ impl Publisher {
             clock,
             rooms: rooms.collect(),
             out: Vec::new(),
-            input: Vec::new(),
+            input: vec![0; READ_BUFFER_BYTES],
+            filled: 0,
             report: PublisherReport::default(),
         })
     }
@@ -218,28 +221,27 @@ impl Publisher {
 
     fn run_at_rate(&mut self, rate: f64, end_ns: u64) -> anyhow::Result<()> {
         let began_ns = self.clock.now_ns();
-        for turn in 0u64.. {
+        let mut turn = 0u64;
+        loop {
             let due_ns = began_ns.saturating_add((turn as f64 * 1e9 / rate) as u64);
             if due_ns >= end_ns {
-                break;
+                return self.flush();
             }
-            loop {
-                let now_ns = self.clock.now_ns();
-                if now_ns >= due_ns {
-                    break;
-                }
-                self.flush()?;
-                thread::park_timeout(until(now_ns, due_ns).min(SLEEP_MAX));
-                self.take_answers()?;
-                ensure!(
-                    !self.report.ended,
-                    "the server ended the publisher's connection"
-                );
+            let now_ns = self.clock.now_ns();
+            if now_ns >= due_ns {
+                // All that are due leave together, each with the time at which it should have.
+                self.publish(turn as usize % self.rooms.len().max(1), due_ns);
+                turn += 1;
+                continue;
             }
-            self.publish(turn as usize % self.rooms.len().max(1), due_ns);
             self.flush()?;
+            self.take_answers()?;
+            ensure!(
+                !self.report.ended,
+                "the server ended the publisher's connection"
+            );
+            thread::park_timeout(until(self.clock.now_ns(), due_ns).min(SLEEP_MAX));
         }
-        Ok(())
     }
 
     fn publish(&mut self, room: usize, stamp_ns: u64) {
@@ -267,18 +269,22 @@ impl Publisher {
 
     fn take_answers(&mut self) -> anyhow::Result<()> {
         loop {
-            let kept = self.input.len();
-            self.input.resize(READ_BUFFER_BYTES.max(kept + 1), 0);
-            let read = self
-                .stream
-                .read(self.input.get_mut(kept..).unwrap_or_default());
-            self.input.truncate(kept + *read.as_ref().unwrap_or(&0));
-            match read {
+            let Some(space) = self
+                .input
+                .get_mut(self.filled..)
+                .filter(|it| !it.is_empty())
+            else {
+                bail!("an answer larger than {READ_BUFFER_BYTES} bytes");
+            };
+            match self.stream.read(space) {
                 Ok(0) => {
                     self.report.ended = true;
                     return Ok(());
                 }
-                Ok(_) => self.split_answers(),
+                Ok(read) => {
+                    self.filled += read;
+                    self.split_answers();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("read answers to publishes"),
@@ -287,8 +293,7 @@ impl Publisher {
     }
 
     fn split_answers(&mut self) {
-        let input = std::mem::take(&mut self.input);
-        let mut rest = input.as_slice();
+        let mut rest = self.input.get(..self.filled).unwrap_or_default();
         while let Some((header, payload, after)) = frame::split(rest) {
             rest = after;
             match header.first {
@@ -303,7 +308,9 @@ impl Publisher {
                 _ => {}
             }
         }
-        self.input = rest.to_vec();
+        let left = rest.len();
+        self.input.copy_within(self.filled - left..self.filled, 0);
+        self.filled = left;
     }
 }
 

@@ -292,6 +292,10 @@ impl Receiver {
                 view.audit
                     .first_fault
                     .get_or_insert(format!("error {code}: {message}"));
+                if self.stage == Stage::Joining {
+                    // Refused: there is nothing to wait for.
+                    self.end(Stage::Reset, view);
+                }
             }
             Some(Notice::Other) => {}
             None => view
@@ -489,6 +493,17 @@ mod tests {
         receiver.handle_bytes(&ping, 0, &mut view);
         let (header, _, _) = frame::split(&view.out).unwrap();
         assert_eq!((header.first, header.payload_bytes), (frame::PONG, 3));
+    }
+
+    #[test]
+    fn a_refused_join_ends_the_receiver_with_its_code() {
+        let mut view = view();
+        let mut receiver = Receiver::new(0);
+        receiver.stage = Stage::Upgrading;
+        let full =
+            text(r#"{"type":"error","room":"load","payload":{"code":4008,"message":"full"}}"#);
+        receiver.handle_bytes(&[head(), full].concat(), 0, &mut view);
+        assert!(receiver.is_ended() && view.audit.errors[&4008] == 1);
     }
 
     #[test]

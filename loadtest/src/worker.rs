@@ -78,6 +78,10 @@ pub enum Report {
 
 /// What a worker shows while it runs.
 pub struct Shown {
+    /// Upgrades done.
+    pub connected: AtomicU64,
+    /// Joins done.
+    pub joined: AtomicU64,
     /// Messages delivered.
     pub delivered: AtomicU64,
     /// Bytes received.
@@ -93,6 +97,8 @@ impl Shown {
     /// Nothing yet, in so many rooms.
     pub fn new(rooms: usize) -> Shown {
         Shown {
+            connected: AtomicU64::new(0),
+            joined: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             frame_bytes: AtomicU64::new(0),
