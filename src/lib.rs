@@ -1,5 +1,6 @@
 //! Tidewheel: a single-node edge server for real-time fan-out over WebSocket.
 pub mod address;
+pub mod blocks;
 pub mod bus;
 pub mod cli;
 pub mod codec;

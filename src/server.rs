@@ -1,7 +1,7 @@
 //! Puts the parts together: cores, control plane, signals, drain.
 //!
-//! The order of a start is given by descriptor tables. Pollers and wakers are made first, so that
-//! every table has them. Then each core's thread takes a table of its own and opens its listener
+//! The order of a start is given by descriptor tables. Pollers and wakers are made first, those of the
+//! control plane too, so that every table has them. Then each core's thread takes a table of its own and opens its listener
 //! there, one core after the other: the first finds out the port. The admin listener comes last;
 //! a copy of it in a core's table would keep its port open after it is closed.
 
@@ -74,6 +74,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let clock = Clock::start();
     let shards = Capacity::of(options, &host, true).shards;
     let (outlets, seats) = seats(shards)?;
+    let plane = control::Plane::new().context("could not make the control plane's poller")?;
     let (ended_sender, ended) = mpsc::channel();
     let plan = Plan {
         options,
@@ -94,7 +95,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     })?;
     let readiness = Arc::new(Readiness::new());
     let cores = Arc::new(Outlets(outlets.clone()));
-    let control = control::spawn(admin, cores, Arc::clone(&readiness))
+    let limits = control::Limits::default();
+    let control = plane
+        .spawn(admin, cores, Arc::clone(&readiness), limits)
         .context("could not start the control plane")?;
 
     let startup = Startup {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 pub use problem::Problem;
@@ -82,51 +83,58 @@ impl ControlHandle {
     }
 }
 
-/// Starts the control plane on a bound listener, with the default [`Limits`].
+/// A control plane that does not run yet.
 ///
-/// # Errors
-/// Where the system refuses the runtime's poller, or the thread.
-pub fn spawn(
-    listener: TcpListener,
-    cores: Arc<dyn Cores>,
-    readiness: Arc<Readiness>,
-) -> io::Result<ControlHandle> {
-    spawn_with(listener, cores, readiness, Limits::default())
+/// Cores wake it when they answer, by a descriptor of its own: a core that has a descriptor table
+/// of its own must have got it after this was made.
+#[derive(Debug)]
+pub struct Plane {
+    runtime: Runtime,
 }
 
-/// Starts the control plane with limits of the caller's choice.
-///
-/// # Errors
-/// As [`spawn`].
-pub fn spawn_with(
-    listener: TcpListener,
-    cores: Arc<dyn Cores>,
-    readiness: Arc<Readiness>,
-    limits: Limits,
-) -> io::Result<ControlHandle> {
-    let address = listener.local_addr()?;
-    listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()?;
-    let listener = {
-        let _entered = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
-    };
-    let (stop, stopped) = watch::channel(false);
-    let scraper = Arc::new(Scraper::new(cores, limits.snapshot_timeout));
-    let router = routes::router(scraper, readiness);
-    let thread = thread::Builder::new()
-        .name("tidewheel-control".to_owned())
-        .spawn(move || {
-            runtime.block_on(listen::serve(listener, router, limits, stopped));
-        })?;
-    Ok(ControlHandle {
-        address,
-        stop,
-        thread,
-    })
+impl Plane {
+    /// Makes the runtime, with its poller.
+    ///
+    /// # Errors
+    /// Where the system refuses the poller.
+    pub fn new() -> io::Result<Plane> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_io().enable_time().build()?;
+        Ok(Plane { runtime })
+    }
+
+    /// Starts it on a bound listener.
+    ///
+    /// # Errors
+    /// Where the system refuses the listener or the thread.
+    pub fn spawn(
+        self,
+        listener: TcpListener,
+        cores: Arc<dyn Cores>,
+        readiness: Arc<Readiness>,
+        limits: Limits,
+    ) -> io::Result<ControlHandle> {
+        let Plane { runtime } = self;
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _entered = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let (stop, stopped) = watch::channel(false);
+        let scraper = Arc::new(Scraper::new(cores, limits.snapshot_timeout));
+        let router = routes::router(scraper, readiness);
+        let thread = thread::Builder::new()
+            .name("tidewheel-control".to_owned())
+            .spawn(move || {
+                runtime.block_on(listen::serve(listener, router, limits, stopped));
+            })?;
+        Ok(ControlHandle {
+            address,
+            stop,
+            thread,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,10 @@ impl Plane {
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             ..limits
         };
-        let handle = spawn_with(listener, cores.clone(), readiness.clone(), limits).unwrap();
+        let plane = super::Plane::new().unwrap();
+        let handle = plane
+            .spawn(listener, cores.clone(), readiness.clone(), limits)
+            .unwrap();
         Plane {
             cores,
             readiness,

@@ -73,7 +73,7 @@ pub fn route<'a>(head: &Head<'a>, echo: bool) -> Route<'a> {
 
 fn try_route<'a>(head: &Head<'a>, echo: bool) -> Result<Route<'a>, Refusal> {
     match head.path {
-        "/ws" | "/ws/" => Ok(Route::Native(enter(head, None)?)),
+        "/ws" => Ok(Route::Native(enter(head, None)?)),
         "/echo" if echo => Ok(Route::Echo {
             key: upgrade(head)?.0,
         }),
@@ -197,7 +197,7 @@ mod tests {
     fn requests_lead_where_they_should() {
         let table = [
             ("/ws", "", "native None None None"),
-            ("/ws/", "", "native None None None"),
+            ("/ws/", "", "400"),
             ("/ws/chat%3A1", "", "native Some(\"chat:1\") None None"),
             ("/ws/a/b", "", "native Some(\"a/b\") None None"),
             (

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId};
@@ -15,6 +14,7 @@ use crate::protocol::json::encode;
 use crate::protocol::{Epoch, Event, Member, MessageId, Offset, Recover, Sender, UserId};
 use crate::room::history::{History, HistoryLimits};
 use crate::room::idempotency::Accepted;
+use crate::room::users::UserMap;
 use crate::time::{Instant, Now};
 
 /// A start of typing passes at most this often for a user and room.
@@ -124,9 +124,9 @@ pub enum Published {
 pub struct HomeRoom {
     epoch: Epoch,
     history: History,
-    users: HashMap<UserId, Occupancies, ahash::RandomState>,
+    users: UserMap<Occupancies>,
     shares: SmallVec<[Share; 2]>,
-    signals: Option<Box<HashMap<UserId, Signals, ahash::RandomState>>>,
+    signals: Option<Box<UserMap<Signals>>>,
     accepted: Option<Box<Accepted>>,
     /// Joins and leaves not told yet, in a room above the presence limit.
     pub summary: Summary,
@@ -142,7 +142,7 @@ impl HomeRoom {
         HomeRoom {
             epoch,
             history: History::default(),
-            users: HashMap::with_hasher(hasher.clone()),
+            users: UserMap::new(hasher.clone()),
             shares: SmallVec::new(),
             signals: None,
             accepted: None,
@@ -198,12 +198,21 @@ impl HomeRoom {
         recover: Option<Recover>,
     ) -> Joined {
         self.idle_since = None;
-        let user_is_new = !self.users.contains_key(user);
-        let occupancies = self.users.entry_ref(user).or_default();
-        if let Some(known) = occupancies.iter_mut().find(|o| o.connection == connection) {
-            let before = known.presence;
-            let presence = presence.unwrap_or(before);
-            known.presence = presence;
+        let user_is_new = !self.users.contains(user);
+        let known = self.users.with(user, |occupancies| {
+            if let Some(known) = occupancies.iter_mut().find(|o| o.connection == connection) {
+                let before = known.presence;
+                known.presence = presence.unwrap_or(before);
+                return Some((before, known.presence));
+            }
+            let presence = presence.unwrap_or(false);
+            occupancies.push(Occupancy {
+                connection,
+                presence,
+            });
+            None
+        });
+        if let Some((before, presence)) = known {
             let change = i64::from(presence) - i64::from(before);
             self.share_out(connection.core, 0, change);
             return Joined {
@@ -216,10 +225,6 @@ impl HomeRoom {
             };
         }
         let presence = presence.unwrap_or(false);
-        occupancies.push(Occupancy {
-            connection,
-            presence,
-        });
         self.connections += 1;
         self.share_out(connection.core, 1, i64::from(presence));
         let recovered = recover.is_some_and(|from| self.can_recover(from));
@@ -267,7 +272,6 @@ impl HomeRoom {
         if user_is_gone {
             self.users.remove(user);
             departure.was_typing = self.forget_signals(user);
-            self.give_back_memory();
         }
         self.connections -= 1;
         self.share_out(connection.core, -1, -i64::from(presence));
@@ -276,14 +280,6 @@ impl HomeRoom {
             self.summary = Summary::default();
         }
         Some(departure)
-    }
-
-    fn give_back_memory(&mut self) {
-        if self.users.capacity() > 64 && self.users.len() * 4 < self.users.capacity() {
-            self.users.shrink_to(self.users.len() * 2);
-        } else if self.users.is_empty() {
-            self.users.shrink_to_fit();
-        }
     }
 
     /// Forgets what a user that left was doing; says whether it was typing.
@@ -380,37 +376,38 @@ impl HomeRoom {
             let of_user = self.signals.as_mut().and_then(|s| s.get_mut(user));
             return of_user.is_some_and(|s| std::mem::take(&mut s.typing));
         }
-        let Some(of_user) = self.signals_of(user) else {
-            return false;
-        };
-        let passes = of_user
-            .typing_at
-            .is_none_or(|at| now - at >= TYPING_INTERVAL);
-        if passes {
-            of_user.typing_at = Some(now);
-            of_user.typing = true;
-        }
-        passes
+        let passed = self.with_signals(user, |of_user| {
+            let passes = of_user
+                .typing_at
+                .is_none_or(|at| now - at >= TYPING_INTERVAL);
+            if passes {
+                of_user.typing_at = Some(now);
+                of_user.typing = true;
+            }
+            passes
+        });
+        passed.unwrap_or(false)
     }
 
     /// Notes how far a user has read. Says whether the user is in the room.
     pub fn read(&mut self, user: &UserId, offset: u64) -> bool {
-        let Some(of_user) = self.signals_of(user) else {
-            return false;
-        };
-        of_user.read = of_user.read.max(offset);
-        true
+        self.with_signals(user, |of_user| of_user.read = of_user.read.max(offset))
+            .is_some()
     }
 
-    fn signals_of(&mut self, user: &UserId) -> Option<&mut Signals> {
-        if !self.users.contains_key(user) {
+    fn with_signals<R>(
+        &mut self,
+        user: &UserId,
+        change: impl FnOnce(&mut Signals) -> R,
+    ) -> Option<R> {
+        if !self.users.contains(user) {
             return None;
         }
-        let hasher = self.users.hasher().clone();
+        let hasher = self.users.hasher();
         let signals = self
             .signals
-            .get_or_insert_with(|| Box::new(HashMap::with_hasher(hasher)));
-        Some(signals.entry_ref(user).or_default())
+            .get_or_insert_with(|| Box::new(UserMap::new(hasher.clone())));
+        Some(signals.with(user, change))
     }
 
     /// Who is in the room: as many as an answer lists, in no order that means anything.

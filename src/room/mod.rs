@@ -21,7 +21,9 @@ pub mod home;
 pub mod idempotency;
 pub mod log;
 pub mod table;
+pub mod users;
 
 pub use feed::Feed;
 pub use home::HomeRoom;
 pub use table::RoomTable;
+pub use users::UserMap;

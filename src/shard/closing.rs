@@ -72,7 +72,7 @@ impl Shard {
     /// Where the socket takes bytes, what the connection was owed goes before it. Where it does
     /// not, that is given up, but for the rest of a frame that is under way.
     pub(super) fn begin_close_with(&mut self, index: u32, code: u16, last_bytes: &[u8]) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         if matches!(connection.phase, Phase::Closing | Phase::Lingering) {
@@ -92,13 +92,13 @@ impl Shard {
         self.leave_everything(index);
         self.set_phase(index, Phase::Closing);
         let now = self.now.mono;
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         if connection.blocked {
             self.give_up_queue(index, code);
         }
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let queue = connection.queue.get_or_insert_with(Default::default);
@@ -113,14 +113,14 @@ impl Shard {
     /// Takes a connection out of every room and from its user's home. What it was owed is in its
     /// queue afterwards.
     fn leave_everything(&mut self, index: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let subscriptions = connection.subscriptions.clone();
         for (id, member) in subscriptions.iter().flat_map(|s| s.feeds()) {
             self.detach_all(index, id, member);
         }
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.subscriptions = Default::default();
         }
         for subscription in &subscriptions {
@@ -135,7 +135,7 @@ impl Shard {
 
     /// Counts what waits for a connection as not delivered, because it closed with `code`.
     fn give_up_queue(&mut self, index: u32, code: u16) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let Some(queue) = connection.queue.as_mut() else {
@@ -150,7 +150,7 @@ impl Shard {
 
     /// Everything was handed to the kernel: shuts the sending side and waits for the peer's end.
     pub(super) fn linger(&mut self, index: u32) {
-        if let Some(connection) = self.connections.get(index as usize) {
+        if let Some(connection) = self.connections.get(index) {
             debug_assert!(connection.queue.is_none());
             self.set_phase(index, Phase::Lingering);
             self.actions.push_back(Action::ShutdownWrite(index));
@@ -160,7 +160,7 @@ impl Shard {
     /// Ends a connection at once, with what it was owed counted under `code` (1006 where the peer
     /// vanished, RFC 6455 §7.4.1), unless it is closing with another already.
     pub(super) fn drop_connection(&mut self, index: u32, code: u16) {
-        let Some(connection) = self.connections.get(index as usize) else {
+        let Some(connection) = self.connections.get(index) else {
             return;
         };
         let code = if connection.close_code == 1006 {
@@ -179,7 +179,7 @@ impl Shard {
         self.give_up_queue(index, code);
         let (dialect, state) = super::gauge(phase);
         self.metrics.connections.leave(dialect, state);
-        let Some(connection) = self.connections.try_remove(index as usize) else {
+        let Some(connection) = self.connections.remove(index) else {
             return;
         };
         for timer in [connection.heartbeat, connection.deadline]
@@ -200,7 +200,7 @@ impl Shard {
 
     /// A laggard passed a bound: its rooms' policy applies.
     pub(super) fn overflow(&mut self, index: u32, lag: Lag) {
-        let Some(connection) = self.connections.get(index as usize) else {
+        let Some(connection) = self.connections.get(index) else {
             return;
         };
         if connection.phase != Phase::Native {
@@ -299,7 +299,7 @@ impl Shard {
             now,
             ..
         } = self;
-        let Some(connection) = connections.get_mut(index as usize) else {
+        let Some(connection) = connections.get_mut(index) else {
             return;
         };
         if connection.under_way != id {
@@ -329,7 +329,7 @@ impl Shard {
             spares,
             ..
         } = self;
-        let Some(connection) = connections.get_mut(index as usize) else {
+        let Some(connection) = connections.get_mut(index) else {
             return;
         };
         let Some(feed) = Self::feed_in(locals, id) else {
@@ -357,7 +357,7 @@ impl Shard {
     /// Puts an answer's frame into a connection's queue.
     pub(super) fn answer_with(&mut self, index: u32, frame: &[u8]) {
         let now = self.now.mono;
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         if connection.phase != Phase::Native {

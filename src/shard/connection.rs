@@ -58,6 +58,16 @@ pub(super) struct Held {
     pub unread: Vec<u8>,
 }
 
+impl Held {
+    /// Holds the beginning of a head.
+    pub(super) fn of_head(bytes: &[u8]) -> Held {
+        Held {
+            head: bytes.to_vec(),
+            ..Held::default()
+        }
+    }
+}
+
 /// The entry of a connection. An idle one owns no other memory than its places in rooms.
 pub(super) struct Connection {
     pub user: UserId,

@@ -250,7 +250,7 @@ impl Shard {
 
     /// Notes whether a write ended in the middle of one of this feed's frames.
     fn note_under_way(&mut self, id: FeedId, index: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let Some(member) = Self::member_index(connection, id) else {
@@ -269,7 +269,7 @@ impl Shard {
     /// The socket is full: its places in all rooms say so, what it needs is pinned, and the clock
     /// of its patience runs.
     pub(super) fn block(&mut self, index: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         connection.blocked = true;
@@ -289,7 +289,7 @@ impl Shard {
 
     /// A blocked member fell behind in one more feed, or further behind in several.
     fn watch_lag(&mut self, id: FeedId, index: u32) {
-        let Some(connection) = self.connections.get(index as usize) else {
+        let Some(connection) = self.connections.get(index) else {
             return;
         };
         let Some(member) = Self::member_index(connection, id) else {
@@ -306,7 +306,7 @@ impl Shard {
 
     /// Starts the clock of a laggard's patience, unless it runs.
     pub(super) fn arm_lag_age(&mut self, index: u32) {
-        let Some(connection) = self.connections.get(index as usize) else {
+        let Some(connection) = self.connections.get(index) else {
             return;
         };
         if !matches!(connection.phase, Phase::Native) || connection.deadline.is_some() {
@@ -317,14 +317,14 @@ impl Shard {
         };
         let due = since + self.config.lag_age_max;
         let timer = self.wheel.insert(due, Timer::LagAge(index));
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.deadline = Some(timer);
         }
     }
 
     /// The socket takes bytes again.
     pub(super) fn unblock(&mut self, index: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         if !std::mem::take(&mut connection.blocked) {
@@ -342,13 +342,13 @@ impl Shard {
     /// Writes everything that one connection is owed: the rest of a frame under way, its own queue,
     /// its feeds.
     pub(super) fn flush_connection(&mut self, index: u32, transport: &mut impl Transport) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         connection.queued = false;
         let was_lagging = connection.deadline.is_some();
         loop {
-            match self.connections.get(index as usize) {
+            match self.connections.get(index) {
                 Some(connection) if !connection.blocked => {}
                 _ => return,
             }
@@ -384,7 +384,7 @@ impl Shard {
     /// What a connection is owed, in the order in which it must be written.
     fn gather(&mut self, index: u32) -> SmallVec<[Part; 4]> {
         let mut parts = SmallVec::new();
-        let Some(connection) = self.connections.get(index as usize) else {
+        let Some(connection) = self.connections.get(index) else {
             return parts;
         };
         let under_way = connection.under_way;
@@ -429,10 +429,7 @@ impl Shard {
             let room = SLICES_MAX.saturating_sub(slices.len());
             match *part {
                 Part::Queue => {
-                    let queue = self
-                        .connections
-                        .get(index as usize)
-                        .and_then(|c| c.queue.as_ref());
+                    let queue = self.connections.get(index).and_then(|c| c.queue.as_ref());
                     slices.extend(
                         queue
                             .iter()
@@ -465,7 +462,7 @@ impl Shard {
             metrics,
             ..
         } = self;
-        let Some(connection) = connections.get_mut(index as usize) else {
+        let Some(connection) = connections.get_mut(index) else {
             return;
         };
         for part in parts {
@@ -503,7 +500,7 @@ impl Shard {
 
     /// Nothing is left to write.
     fn caught_up(&mut self, index: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         connection.queue = None;
@@ -521,7 +518,7 @@ impl Shard {
 
     /// Puts a connection on the list of those that have something of their own to be written.
     pub(super) fn queue_connection(&mut self, index: u32) {
-        if let Some(connection) = self.connections.get_mut(index as usize)
+        if let Some(connection) = self.connections.get_mut(index)
             && !std::mem::replace(&mut connection.queued, true)
         {
             self.queued_connections.push_back(index);

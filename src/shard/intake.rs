@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::bus::{Ask, CREDITS, Peer};
-use crate::codec::http::{HeadFault, HeadLimits, Response, encode_response};
+use crate::codec::http::{HeadFault, HeadLimits, Response, encode_response, parse_head};
 use crate::codec::websocket::{
     CloseFrame, Control, Data, Item, Limits, OpCode, encode_close, encode_frame, encode_upgrade,
 };
@@ -47,20 +47,15 @@ impl Shard {
         self.set_now(now);
         let client_id = self.name_client();
         let now_ms = self.now_ms();
-        let entry = self.connections.vacant_entry();
-        let index = entry.key() as u32;
-        if self.generations.len() <= entry.key() {
-            self.generations.push(0);
+        let place = self.connections.next_index() as usize;
+        if self.generations.len() <= place {
+            self.generations.resize(place + 1, 0);
         }
-        let generation = self
-            .generations
-            .get(entry.key())
-            .copied()
-            .unwrap_or_default();
+        let generation = self.generations.get(place).copied().unwrap_or_default();
         let mut connection = Connection::new(generation, client_id, now_ms);
         let due = self.now.mono + self.config.handshake_timeout;
-        connection.deadline = Some(self.wheel.insert(due, Timer::Handshake(index)));
-        entry.insert(connection);
+        connection.deadline = Some(self.wheel.insert(due, Timer::Handshake(place as u32)));
+        let index = self.connections.insert(connection);
         self.metrics.connections.accepted += 1;
         let (dialect, state) = super::gauge(Phase::Head);
         self.metrics.connections.enter(dialect, state);
@@ -103,7 +98,7 @@ impl Shard {
     /// What held a connection up is over: goes on with what had been read before.
     pub fn handle_resume(&mut self, now: Now, index: u32) {
         self.set_now(now);
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         if connection.paused {
@@ -124,7 +119,7 @@ impl Shard {
         self.set_now(now);
         if self
             .connections
-            .get(index as usize)
+            .get(index)
             .is_some_and(|connection| connection.blocked)
         {
             self.unblock(index);
@@ -141,14 +136,14 @@ impl Shard {
 
     pub(super) fn note_alive(&mut self, index: u32) {
         let now_ms = self.now_ms();
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.alive_at_ms = now_ms;
         }
     }
 
     fn take_in(&mut self, index: u32, mut input: &mut [u8]) {
         while !input.is_empty() {
-            let Some(connection) = self.connections.get_mut(index as usize) else {
+            let Some(connection) = self.connections.get_mut(index) else {
                 return;
             };
             if connection.paused {
@@ -167,28 +162,36 @@ impl Shard {
     }
 
     fn take_head(&mut self, index: u32, bytes: &[u8]) -> usize {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
-            return bytes.len();
-        };
         let limits = HeadLimits {
             bytes_max: self.config.head_bytes_max,
             headers_max: HEADERS_MAX,
         };
-        let held = connection.held.get_or_insert_with(Box::<Held>::default);
-        let before = held.head.len();
-        held.head.extend_from_slice(bytes);
-        let read = held.reader.read(&held.head, &limits);
-        let decided = match read {
-            Ok(None) => return bytes.len(),
+        let Some(connection) = self.connections.get_mut(index) else {
+            return bytes.len();
+        };
+        let mut held = connection.held.take();
+        let before = held.as_ref().map_or(0, |held| held.head.len());
+        let read = match &mut held {
+            // Nearly every head comes in one piece, and is read where it lies.
+            None => parse_head(bytes, &limits),
+            Some(held) => {
+                held.head.extend_from_slice(bytes);
+                held.reader.read(&held.head, &limits)
+            }
+        };
+        let (decision, taken) = match read {
             Ok(Some((head, len))) => {
                 let decision = decide(route(&head, self.config.echo), self.config.page);
                 (decision, len.saturating_sub(before))
             }
+            Ok(None) => {
+                connection.held = held.or_else(|| Some(Box::new(Held::of_head(bytes))));
+                return bytes.len();
+            }
             Err(fault) => (refuse_head(fault), bytes.len()),
         };
-        connection.held = None;
-        self.act_on(index, decided.0);
-        decided.1
+        self.act_on(index, decision);
+        taken
     }
 
     fn act_on(&mut self, index: u32, decision: Decision) {
@@ -209,7 +212,7 @@ impl Shard {
             } => {
                 self.open(index, Phase::Native, &response);
                 if let Some(name) = user
-                    && let Some(connection) = self.connections.get_mut(index as usize)
+                    && let Some(connection) = self.connections.get_mut(index)
                 {
                     connection.user = UserId::from_name(&name);
                 }
@@ -233,7 +236,7 @@ impl Shard {
     fn open(&mut self, index: u32, phase: Phase, response: &[u8]) {
         self.set_phase(index, phase);
         let now = self.now.mono;
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         if let Some(timer) = connection.deadline.take() {
@@ -251,7 +254,7 @@ impl Shard {
         let jitter = self.rng.f64();
         let due = self.now.mono + interval.mul_f64(jitter);
         let timer = self.wheel.insert(due, Timer::Heartbeat(index));
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         connection.heartbeat = Some(timer);
@@ -269,7 +272,7 @@ impl Shard {
 
     fn take_frame(&mut self, index: u32, input: &mut [u8]) -> usize {
         let all = input.len();
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return all;
         };
         let echo = connection.phase == Phase::Echo;
@@ -337,7 +340,7 @@ impl Shard {
         frame.clear();
         encode_frame(opcode, payload, &mut frame);
         let now = self.now.mono;
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection
                 .queue
                 .get_or_insert_with(Default::default)
@@ -351,7 +354,7 @@ impl Shard {
 
     /// Stops reading a connection that asks for more than it takes.
     pub(super) fn pause_if_needed(&mut self, index: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let answers = connection.queue.as_ref().map_or(0, |q| q.answer_bytes());
@@ -362,7 +365,7 @@ impl Shard {
 
     /// Reads a connection again whose answers have been given and taken.
     pub(super) fn resume_if_paused(&mut self, index: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let answers = connection.queue.as_ref().map_or(0, |q| q.answer_bytes());
@@ -404,7 +407,7 @@ impl Shard {
             malformed.correlation_id.as_deref(),
         );
         let (now, max) = (self.now.mono, self.config.protocol_errors_max);
-        if let Some(connection) = self.connections.get_mut(index as usize)
+        if let Some(connection) = self.connections.get_mut(index)
             && !connection.faults.spend(now, max)
         {
             self.close_with(index, code);
@@ -437,7 +440,7 @@ impl Shard {
         let id = request.correlation_id;
         match request.command {
             Command::Auth { .. } => {
-                let user = self.connections.get(index as usize).map(|c| c.user.clone());
+                let user = self.connections.get(index).map(|c| c.user.clone());
                 if let Some(user) = user {
                     let event = Event::AuthResponse {
                         user_id: &user,
@@ -503,7 +506,7 @@ impl Shard {
         let Some(local) = self.locals.find(self.placement.hash_one(room), room) else {
             return false;
         };
-        let connection = self.connections.get_mut(index as usize);
+        let connection = self.connections.get_mut(index);
         connection.is_some_and(|c| c.subscription(local).is_some())
     }
 
@@ -511,7 +514,7 @@ impl Shard {
         let hash = self.placement.hash_one(room);
         if !self.is_subscribed(index, room) {
             let max = self.config.rooms_per_connection_max;
-            let Some(connection) = self.connections.get(index as usize) else {
+            let Some(connection) = self.connections.get(index) else {
                 return;
             };
             let count = connection.subscriptions.len();
@@ -523,7 +526,7 @@ impl Shard {
                 return self.refuse(index, code, &message, Some(room), correlation_id);
             }
             let local = self.hold_local(hash, room);
-            if let Some(connection) = self.connections.get_mut(index as usize) {
+            if let Some(connection) = self.connections.get_mut(index) {
                 let pending = Subscription {
                     room: local,
                     member: NONE,
@@ -558,7 +561,7 @@ impl Shard {
         if home == self.config.core {
             return self.home_call(hash, room, &peer, correlation_id, ask);
         }
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.credits_held += ask.credits();
         }
         self.send_call(home, self.key(hash, room), peer, correlation_id, ask);
@@ -568,7 +571,7 @@ impl Shard {
         let connection = self.reference(index)?;
         let Connection {
             client_id, user, ..
-        } = self.connections.get(index as usize)?;
+        } = self.connections.get(index)?;
         Some(Peer {
             connection,
             client_id: *client_id,

@@ -70,7 +70,7 @@ impl Shard {
 
     /// A question to another core was answered.
     fn give_back(&mut self, index: u32, credits: u16) {
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             debug_assert!(
                 connection.credits_held >= credits,
                 "more answers than questions"
@@ -117,11 +117,7 @@ impl Shard {
             room.user_count = welcome.members;
         }
         self.enrol(index, local, welcome.presence);
-        if self
-            .connections
-            .get(index as usize)
-            .is_some_and(|c| c.blocked)
-        {
+        if self.connections.get(index).is_some_and(|c| c.blocked) {
             self.block(index);
         }
         if self.is_home_elsewhere(&welcome.room) {
@@ -133,13 +129,13 @@ impl Shard {
 
     fn is_native(&self, index: u32) -> bool {
         self.connections
-            .get(index as usize)
+            .get(index)
             .is_some_and(|c| c.phase == Phase::Native)
     }
 
     fn replay(&mut self, index: u32, frames: Vec<Frame>) {
         let now = self.now.mono;
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         self.metrics
@@ -155,14 +151,14 @@ impl Shard {
     fn hold_for(&mut self, index: u32, room: &RoomKey) -> u32 {
         let known = self.locals.find(room.hash(), room.name());
         let subscribed = known.is_some_and(|local| {
-            let connection = self.connections.get_mut(index as usize);
+            let connection = self.connections.get_mut(index);
             connection.is_some_and(|c| c.subscription(local).is_some())
         });
         if let (Some(local), true) = (known, subscribed) {
             return local;
         }
         let local = self.hold_local(room.hash(), room.name());
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.subscriptions.push(Subscription {
                 room: local,
                 member: NONE,
@@ -179,7 +175,7 @@ impl Shard {
             locals,
             ..
         } = self;
-        let Some(connection) = connections.get_mut(index as usize) else {
+        let Some(connection) = connections.get_mut(index) else {
             return;
         };
         let blocked = connection.blocked;
@@ -222,7 +218,7 @@ impl Shard {
 
     /// Moves what a connection is behind in a room into its own queue.
     fn detach_room(&mut self, index: u32, local: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let Some(subscription) = connection.subscription(local).map(|s| *s) else {
@@ -236,7 +232,7 @@ impl Shard {
 
     /// Takes a connection's subscription away, and its places in the room.
     fn withdraw(&mut self, index: u32, local: u32) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let place = connection
@@ -300,7 +296,7 @@ impl Shard {
             return;
         };
         feed.remove(member, spares, |connection, place| {
-            let moved = connections.get_mut(connection as usize);
+            let moved = connections.get_mut(connection);
             if let Some(subscription) = moved.and_then(|c| c.subscription(id.room())) {
                 *(if id.is_presence() {
                     &mut subscription.watcher
@@ -388,7 +384,7 @@ impl Shard {
     ) {
         let places: SmallVec<[u32; 2]> = except
             .filter_map(|reference| self.resolve(reference))
-            .filter_map(|index| Self::member_index(self.connections.get(index as usize)?, id))
+            .filter_map(|index| Self::member_index(self.connections.get(index)?, id))
             .collect();
         let Shard {
             locals,
@@ -423,7 +419,7 @@ impl Shard {
 
     /// How many bytes of others' messages a connection has not taken, in all its rooms.
     pub(super) fn lag_bytes(&self, index: u32) -> u64 {
-        let Some(connection) = self.connections.get(index as usize) else {
+        let Some(connection) = self.connections.get(index) else {
             return 0;
         };
         let own = connection.queue.as_ref().map_or(0, |q| q.data_bytes()) as u64;
@@ -436,7 +432,7 @@ impl Shard {
 
     /// When the oldest of others' messages was accepted that a connection has not wholly taken.
     pub(super) fn oldest_pending(&self, index: u32) -> Option<Instant> {
-        let connection = self.connections.get(index as usize)?;
+        let connection = self.connections.get(index)?;
         let own = connection.queue.as_ref().and_then(|q| q.oldest_data());
         let locals: &RoomTable<LocalRoom> = &self.locals;
         let oldest_in = |(id, member)| Self::feed_ref(locals, id)?.oldest_pending(member);

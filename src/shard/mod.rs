@@ -33,17 +33,15 @@ pub use flush::{Sent, Transport};
 
 use std::collections::VecDeque;
 
-use hashbrown::HashMap;
-use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId, RoomKey};
+use crate::blocks::Blocks;
 use crate::bus::BusMessage;
 use crate::metrics::{Dialect, Metrics, State};
-use crate::protocol::UserId;
 use crate::protocol::json::Parser;
 use crate::room::log::Spares;
-use crate::room::{Feed, HomeRoom, RoomTable};
+use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
 use crate::shard::connection::{Connection, FeedId, Timer};
 use crate::shard::flush::Finding;
 use crate::time::{Instant, Now};
@@ -111,14 +109,14 @@ pub struct Shard {
     parser: Parser,
     scratch: Vec<u8>,
 
-    connections: Slab<Connection>,
+    connections: Blocks<Connection>,
     generations: Vec<u16>,
     clients_named: u64,
     messages_named: u64,
     locals: RoomTable<LocalRoom>,
     homes: RoomTable<Home>,
     rooms_forgotten: u64,
-    users: HashMap<UserId, SmallVec<[ConnectionRef; 1]>, ahash::RandomState>,
+    users: UserMap<SmallVec<[ConnectionRef; 1]>>,
     wheel: Wheel<Timer>,
 
     queued_connections: VecDeque<u32>,
@@ -149,14 +147,14 @@ impl Shard {
             placement: hasher.clone(),
             parser: Parser::new(),
             scratch: Vec::new(),
-            connections: Slab::new(),
+            connections: Blocks::default(),
             generations: Vec::new(),
             clients_named: 0,
             messages_named: 0,
             locals: RoomTable::default(),
             homes: RoomTable::default(),
             rooms_forgotten: 0,
-            users: HashMap::with_hasher(hasher.clone()),
+            users: UserMap::new(hasher.clone()),
             hasher,
             wheel: Wheel::new(now.mono),
             queued_connections: VecDeque::new(),
@@ -193,7 +191,7 @@ impl Shard {
             return Some(action);
         }
         while let Some(index) = self.resumed.pop() {
-            if self.connections.contains(index as usize) {
+            if self.connections.contains(index) {
                 return Some(Action::Resume(index));
             }
         }
@@ -219,7 +217,7 @@ impl Shard {
     /// Whether input of this connection is welcome now.
     pub fn wants_read(&self, index: u32) -> bool {
         self.connections
-            .get(index as usize)
+            .get(index)
             .is_some_and(|connection| !connection.paused)
     }
 
@@ -290,7 +288,7 @@ impl Shard {
     /// balance must be.
     pub fn pending_frames(&self) -> u64 {
         let mut pending = 0;
-        for (_, connection) in &self.connections {
+        for (_, connection) in self.connections.iter() {
             pending += connection
                 .queue
                 .iter()
@@ -317,7 +315,7 @@ impl Shard {
     }
 
     fn reference(&self, index: u32) -> Option<ConnectionRef> {
-        let generation = self.connections.get(index as usize)?.generation;
+        let generation = self.connections.get(index)?.generation;
         Some(ConnectionRef {
             index,
             generation,
@@ -327,7 +325,7 @@ impl Shard {
 
     /// The index of a connection of this core, unless it is gone.
     fn resolve(&self, reference: ConnectionRef) -> Option<u32> {
-        let connection = self.connections.get(reference.index as usize)?;
+        let connection = self.connections.get(reference.index)?;
         let same =
             connection.generation == reference.generation && reference.core == self.config.core;
         same.then_some(reference.index)
@@ -389,7 +387,7 @@ impl Shard {
     }
 
     fn set_phase(&mut self, index: u32, phase: Phase) {
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let before = std::mem::replace(&mut connection.phase, phase);

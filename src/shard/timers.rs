@@ -30,14 +30,11 @@ impl Shard {
                 }
                 Timer::Close(index) => {
                     self.forget_deadline(index);
-                    let code = self
-                        .connections
-                        .get(index as usize)
-                        .map_or(1006, |c| c.close_code);
+                    let code = self.connections.get(index).map_or(1006, |c| c.close_code);
                     self.drop_connection(index, code);
                 }
                 Timer::Farewell(index) => {
-                    if let Some(connection) = self.connections.get_mut(index as usize) {
+                    if let Some(connection) = self.connections.get_mut(index) {
                         connection.heartbeat = None;
                     }
                     self.close_with(index, Code::ServerDraining);
@@ -50,7 +47,7 @@ impl Shard {
     }
 
     fn forget_deadline(&mut self, index: u32) {
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.deadline = None;
         }
     }
@@ -78,7 +75,7 @@ impl Shard {
     /// Sends a ping, or looks whether the last one was followed by a sign of life.
     fn beat(&mut self, index: u32) {
         let now_ms = self.now_ms();
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         connection.heartbeat = None;
@@ -101,7 +98,7 @@ impl Shard {
             }
         };
         let timer = self.wheel.insert(due, Timer::Heartbeat(index));
-        if let Some(connection) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.heartbeat = Some(timer);
         }
     }
@@ -122,7 +119,7 @@ impl Shard {
     pub(super) fn rearm_lag_age(&mut self, index: u32) {
         let due = self.now.mono + self.config.lag_age_max;
         let pending = self.oldest_pending(index).is_some();
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         if let Some(timer) = connection.deadline.take() {
@@ -140,13 +137,9 @@ impl Shard {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        let indices: Vec<u32> = self
-            .connections
-            .iter()
-            .map(|(index, _)| index as u32)
-            .collect();
+        let indices: Vec<u32> = self.connections.iter().map(|(index, _)| index).collect();
         for index in indices {
-            match self.connections.get(index as usize).map(|c| c.phase) {
+            match self.connections.get(index).map(|c| c.phase) {
                 Some(Phase::Native) => self.announce_drain(index, window),
                 Some(Phase::Echo) => self.close_with(index, Code::ServerDraining),
                 Some(Phase::Head) => self.drop_connection(index, 1006),
@@ -166,7 +159,7 @@ impl Shard {
         let timer = self
             .wheel
             .insert(self.now.mono + slot, Timer::Farewell(index));
-        if let Some(connection) = self.connections.get_mut(index as usize)
+        if let Some(connection) = self.connections.get_mut(index)
             && let Some(heartbeat) = connection.heartbeat.replace(timer)
         {
             self.wheel.cancel(heartbeat);

@@ -29,7 +29,7 @@ impl Shard {
     pub(super) fn depart(&mut self, index: u32) {
         if self
             .connections
-            .get(index as usize)
+            .get(index)
             .is_none_or(|c| c.phase != Phase::Native)
         {
             return;
@@ -41,7 +41,8 @@ impl Shard {
     }
 
     pub(super) fn arrived(&mut self, user: UserId, connection: ConnectionRef) {
-        self.users.entry(user).or_default().push(connection);
+        self.users
+            .with(&user, |connections| connections.push(connection));
     }
 
     pub(super) fn departed(&mut self, user: &UserId, connection: ConnectionRef) {
@@ -51,9 +52,6 @@ impl Shard {
         connections.retain(|c| *c != connection);
         if connections.is_empty() {
             self.users.remove(user);
-            if self.users.capacity() > 1024 && self.users.len() * 4 < self.users.capacity() {
-                self.users.shrink_to(self.users.len() * 2);
-            }
         }
     }
 
@@ -82,7 +80,7 @@ impl Shard {
             correlation_id,
         };
         if home != self.config.core
-            && let Some(connection) = self.connections.get_mut(index as usize)
+            && let Some(connection) = self.connections.get_mut(index)
         {
             connection.credits_held += 1;
         }
@@ -160,14 +158,14 @@ impl Shard {
         self.metrics.ledger.offer(Kind::Direct, 1);
         let open = self.resolve(to).filter(|index| {
             self.connections
-                .get(*index as usize)
+                .get(*index)
                 .is_some_and(|c| c.phase == Phase::Native)
         });
         let Some(index) = open else {
             // It went away while the message was under way.
             return self.metrics.ledger.undelivered(Kind::Direct, 1006, 1);
         };
-        let Some(connection) = self.connections.get_mut(index as usize) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
         let queue = connection.queue.get_or_insert_with(Default::default);

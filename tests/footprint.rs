@@ -1,0 +1,116 @@
+//! What an idle connection costs in memory: bytes that are allocated, counted by the allocator.
+//!
+//! Two shards, joined in memory, take 10,000 connections through the handshake and into one room.
+//! What is allocated then, beyond what was before, divided by the number, is the figure. It leaves
+//! out what the allocator wastes, sockets' table (eight bytes and a half each) and the kernel.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::time::Duration;
+
+use tidewheel::address::CoreId;
+use tidewheel::cli::Options;
+use tidewheel::codec::websocket::{Data, OpCode, client};
+use tidewheel::server::shard_config;
+use tidewheel::shard::{Sent, Shard, Transport};
+use tidewheel::time::{Instant, Now};
+
+struct Counting;
+
+static ALLOCATED: AtomicIsize = AtomicIsize::new(0);
+
+// SAFETY: every call is handed to the system's allocator as it is; only sizes are counted.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        ALLOCATED.fetch_sub(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Takes everything.
+struct Sink;
+
+impl Transport for Sink {
+    fn send(&mut self, _: u32, bytes: &[u8]) -> Sent {
+        Sent::Took(bytes.len())
+    }
+
+    fn send_vectored(&mut self, _: u32, slices: &[std::io::IoSlice<'_>]) -> Sent {
+        Sent::Took(slices.iter().map(|s| s.len()).sum())
+    }
+}
+
+fn turn(shards: &mut [Shard], now: Now) {
+    for _ in 0..6 {
+        for from in 0..shards.len() {
+            for to in 0..shards.len() {
+                if let Some(batch) = shards[from].poll_bus(CoreId(to as u16)) {
+                    shards[to].handle_bus(now, batch);
+                }
+            }
+            while !shards[from].poll_flush(now, &mut Sink, 8192) {}
+            while shards[from].poll_action().is_some() {}
+        }
+    }
+}
+
+#[test]
+fn an_idle_joined_connection_allocates_less_than_400_bytes() {
+    const CONNECTIONS: usize = 10_000;
+    let now = Now {
+        mono: Instant::ORIGIN,
+        unix_ms: 1_800_000_000_000,
+    };
+    let options = Options::default();
+    let mut shards: Vec<Shard> = (0..2)
+        .map(|core| Shard::new(shard_config(&options, CoreId(core), 2, 7), now))
+        .collect();
+    let head = b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut join = Vec::new();
+    let text = br#"{"type":"join_room","room":"idle"}"#;
+    client::encode_masked(OpCode::Data(Data::Text), [1, 2, 3, 4], text, &mut join);
+
+    let before = ALLOCATED.load(Ordering::Relaxed);
+    for i in 0..CONNECTIONS {
+        let shard = &mut shards[i % 2];
+        let index = shard.handle_accept(now);
+        shard.handle_bytes(now, index, &mut head.to_vec());
+        shard.handle_bytes(now, index, &mut join.clone());
+        if i % 100 == 99 {
+            turn(&mut shards, now);
+        }
+    }
+    turn(&mut shards, now);
+    let each = (ALLOCATED.load(Ordering::Relaxed) - before) / CONNECTIONS as isize;
+    println!("allocated bytes for each idle joined connection: {each}");
+
+    let members: u64 = shards.iter_mut().map(|s| s.metrics().rooms.members).sum();
+    assert_eq!(members, CONNECTIONS as u64);
+    assert!(each < 400, "{each} bytes");
+
+    let later = Now {
+        mono: Instant::ORIGIN + Duration::from_millis(1),
+        ..now
+    };
+    for (core, shard) in shards.iter_mut().enumerate() {
+        for index in 0..CONNECTIONS / 2 {
+            shard.handle_end(later, index as u32);
+        }
+        assert!(shard.is_empty(), "core {core}");
+    }
+    turn(&mut shards, later);
+    let left: u64 = shards.iter_mut().map(|s| s.metrics().rooms.members).sum();
+    assert_eq!(left, 0, "everyone left");
+}
