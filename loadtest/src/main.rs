@@ -5,14 +5,15 @@
 //!        ▲                                   │
 //!        └──── offsets that are complete ────┘
 //! ```
-//! Reading order: `scenario` (what is measured), `crew` and `worker` (receivers on threads),
-//! `receiver` (one of them, without its socket), `progress` and `audit` (what is counted),
-//! `publisher`, `baseline_server` (what to compare with).
+//! Reading order: `scenario` (what is measured), `crew`, `worker` and `connection` (receivers on
+//! threads), `receiver` (one of them, without its socket), `progress` and `audit` (what is
+//! counted), `publisher`, `baseline_server` (what to compare with).
 
 mod args;
 mod audit;
 mod baseline_server;
 mod clock;
+mod connection;
 mod crew;
 mod frame;
 mod message;

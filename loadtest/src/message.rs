@@ -171,8 +171,9 @@ pub fn write_join(room: &str, out: &mut Vec<u8>) {
 /// The lengths of the identifiers are the server's choice; a run against a server replaces this
 /// estimate with what it saw.
 pub fn frame_bytes(room: &str, payload_bytes: usize) -> usize {
-    let metadata = ",\"metadata\":{\"timestamp\":\"2025-01-01T00:00:00.000Z\",\
-         \"client_id\":\"0123456789abcdef\",\"user_id\":\"anon-0123456789abcdef\"}}";
+    let metadata = ",\"metadata\":{\"message_id\":\"0h6n8ejqzxah1-1234567\",\
+         \"timestamp\":\"2025-01-01T00:00:00.000Z\",\"client_id\":\"ae2svvdx54g9x\",\
+         \"user_id\":\"anon-ae2svvdx54g9x\"}}";
     let payload_bytes = bare_bytes(room, payload_bytes) - 1 + metadata.len();
     frame::unmasked_header_bytes(payload_bytes) + payload_bytes
 }

@@ -14,11 +14,12 @@ use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
 
 use crate::clock::{Clock, until};
+use crate::connection::upgrade_request;
 use crate::crew::Crew;
 use crate::frame;
 use crate::message::{self, Notice, Publish};
 use crate::receiver::{ACCEPT, JoinBy};
-use crate::worker::{self, Gate};
+use crate::worker::Gate;
 
 const SOCKET: Token = Token(0);
 /// Answers are read into this; a longer one could not be split off.
@@ -319,7 +320,7 @@ fn upgrade(target: SocketAddrV4) -> anyhow::Result<TcpStream> {
     let mut stream = std::net::TcpStream::connect(target)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(&worker::upgrade_request(target, JoinBy::Message, ""))?;
+    stream.write_all(&upgrade_request(target, JoinBy::Message, ""))?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

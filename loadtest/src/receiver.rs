@@ -272,9 +272,17 @@ impl Receiver {
                 frame::write_masked(frame::CLOSE, payload, &mut view.out);
                 self.end(Stage::Closed, view);
             }
-            first => view
-                .audit
-                .fault(&format!("a frame that begins with {first:#04x}")),
+            first => {
+                let begin = payload.get(..payload.len().min(48)).unwrap_or_default();
+                let next = self.next;
+                view.audit.fault(&format!(
+                    "a frame that begins with {first:#04x}, of {} bytes, before offset {next}: {}",
+                    header.payload_bytes,
+                    begin.escape_ascii()
+                ));
+                // Nothing after it can be trusted.
+                self.end(Stage::Reset, view);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! One thread of receivers: its own poll, its own descriptor table, one read buffer for all.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::audit::Audit;
 use crate::clock::Clock;
+use crate::connection::{Connection, upgrade_request};
 use crate::receiver::{self, JoinBy, Receiver, RoomView, Stage, View};
 use crate::sys;
 
@@ -129,13 +129,6 @@ pub struct Ties {
     pub measure_from_ns: Arc<AtomicU64>,
     /// The run's clock.
     pub clock: Clock,
-}
-
-struct Connection {
-    stream: Option<TcpStream>,
-    receiver: Receiver,
-    /// The incomplete frame at the end of the last read.
-    tail: Vec<u8>,
 }
 
 /// The state of one thread.
@@ -264,24 +257,25 @@ impl Worker {
                 count => self.plan.sources.get(index % count).copied(),
             };
             let buffer_bytes = self.plan.stalled_receive_buffer_bytes;
-            let mut stream = sys::connect_from(source, self.plan.target, buffer_bytes)
+            let stream = sys::connect_from(source, self.plan.target, buffer_bytes)
                 .with_context(|| format!("open connection {index} of this worker"))?;
-            let mut receiver = Receiver::new(room);
+            let mut connection = Connection::new(stream, Receiver::new(room));
             // On loopback the handshake is often done when connect returns.
-            let interest = match send_request(&self.requests, &mut stream, &mut receiver) {
-                Ok(true) => Interest::READABLE,
-                Ok(false) => Interest::READABLE | Interest::WRITABLE,
-                Err(error) => return Err(error).context("send an upgrade request"),
+            let request = self.requests.get(room as usize);
+            let is_up = connection
+                .send_request(request.map(Vec::as_slice).unwrap_or_default())
+                .context("send an upgrade request")?;
+            let interest = if is_up {
+                Interest::READABLE
+            } else {
+                Interest::READABLE | Interest::WRITABLE
             };
-            self.poll
-                .registry()
-                .register(&mut stream, Token(index), interest)?;
+            if let Some(stream) = &mut connection.stream {
+                let registry = self.poll.registry();
+                registry.register(stream, Token(index), interest)?;
+            }
             self.handshakes += 1;
-            self.connections.push(Connection {
-                stream: Some(stream),
-                receiver,
-                tail: Vec::new(),
-            });
+            self.connections.push(connection);
         }
         Ok(true)
     }
@@ -309,11 +303,10 @@ impl Worker {
             return Ok(());
         };
         let stage = connection.receiver.stage;
-        if stage == Stage::Connecting
-            && let Some(stream) = &mut connection.stream
-            && event.is_writable()
-        {
-            send_request(&self.requests, stream, &mut connection.receiver)
+        if stage == Stage::Connecting && event.is_writable() {
+            let request = self.requests.get(connection.receiver.room());
+            connection
+                .send_request(request.map(Vec::as_slice).unwrap_or_default())
                 .context("send an upgrade request")?;
         }
         if !event.is_readable() && !event.is_read_closed() && !event.is_error() {
@@ -349,8 +342,7 @@ impl Worker {
             return Ok(());
         };
         if connection.receiver.is_ended() {
-            connection.stream = None;
-            connection.tail = Vec::new();
+            connection.close();
         } else if to == Stage::Joined
             && self.plan.stalled_receive_buffer_bytes.is_some()
             && let Some(stream) = &mut connection.stream
@@ -444,102 +436,4 @@ impl Worker {
         // Nobody listens any more only where the run has failed already.
         let _ = self.ties.reports.send(report);
     }
-}
-
-impl Connection {
-    /// Reads what is there; returns how many bytes that was.
-    #[inline]
-    fn read(&mut self, buffer: &mut [u8], view: &mut View, clock: Clock, to_the_end: bool) -> u64 {
-        let mut bytes = 0;
-        while let Some(stream) = &mut self.stream {
-            let kept = self.tail.len();
-            if let Some(front) = buffer.get_mut(..kept) {
-                front.copy_from_slice(&self.tail);
-            }
-            let Some(space) = buffer.get_mut(kept..).filter(|space| !space.is_empty()) else {
-                view.audit.fault("a frame larger than the read buffer");
-                self.receiver.handle_reset(view);
-                break;
-            };
-            let space_bytes = space.len();
-            match stream.read(space) {
-                Ok(0) => {
-                    self.receiver.handle_reset(view);
-                    break;
-                }
-                Ok(read) => {
-                    bytes += read as u64;
-                    let filled = buffer.get(..kept + read).unwrap_or_default();
-                    let left = self.receiver.handle_bytes(filled, clock.now_ns(), view);
-                    self.tail.clear();
-                    self.tail.extend_from_slice(&filled[filled.len() - left..]);
-                    // A short read has emptied the socket; what comes later is an event of its own.
-                    if self.receiver.is_ended() || (read < space_bytes && !to_the_end) {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.receiver.handle_reset(view);
-                    break;
-                }
-            }
-        }
-        bytes
-    }
-
-    /// Sends what the receiver has to say: some bytes, for which there is always room.
-    fn reply(&mut self, view: &mut View) {
-        if let Some(stream) = &mut self.stream
-            && !matches!(stream.write(&view.out), Ok(written) if written == view.out.len())
-            && !self.receiver.is_ended()
-        {
-            view.audit.fault("a reply that the socket did not take");
-        }
-        view.out.clear();
-    }
-}
-
-/// Sends the upgrade request where the connection is up; false where it is not yet.
-fn send_request(
-    requests: &[Vec<u8>],
-    stream: &mut TcpStream,
-    receiver: &mut Receiver,
-) -> io::Result<bool> {
-    let request = requests
-        .get(receiver.room())
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    match stream.write(request) {
-        Ok(written) if written == request.len() => {
-            receiver.stage = Stage::Upgrading;
-            Ok(true)
-        }
-        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected
-            ) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// The request that upgrades a connection, and with [`JoinBy::Path`] joins a room too.
-pub fn upgrade_request(target: SocketAddrV4, join: JoinBy, room: &str) -> Vec<u8> {
-    let path = match join {
-        JoinBy::Message => "/ws".to_owned(),
-        JoinBy::Path => format!("/ws/{room}"),
-    };
-    format!(
-        "GET {path} HTTP/1.1\r\nHost: {target}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {}\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Protocol: tidewheel.v1.json\r\n\r\n",
-        receiver::KEY
-    )
-    .into_bytes()
 }

@@ -11,9 +11,9 @@ use crate::args::Stall;
 use crate::audit::Audit;
 use crate::clock::{Clock, duration_ns};
 use crate::crew::{Crew, CrewPlan, gate};
-use crate::proc_stat::Memory;
+use crate::proc_stat::{KernelMemory, Memory};
 use crate::publisher::{Pace, Publisher, PublisherReport};
-use crate::report::{Latency, Verdict, bytes, print_audit, write_json};
+use crate::report::{Latency, Verdict, bytes, grouped, print_audit, write_json};
 use crate::scenario::{crew_plan, open, room_names};
 use crate::sys;
 use crate::target::{Target, samples};
@@ -29,6 +29,8 @@ const LEDGER: &str = "tidewheel_ledger_frames_total";
 struct Sample {
     at_s: f64,
     rss_bytes: u64,
+    /// TCP buffers of all processes.
+    tcp_buffer_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -148,29 +150,8 @@ impl Report {
         );
         println!("without     {}", self.without);
         println!("with        {}", self.with);
-        let rss = |from_s: f64, to_s: f64| {
-            let within = self
-                .memory
-                .iter()
-                .filter(|it| (from_s..to_s).contains(&it.at_s));
-            bytes(within.map(|it| it.rss_bytes).max().unwrap_or(0) as f64)
-        };
-        let last = self.memory.last().map_or(0, |it| it.rss_bytes);
-        println!(
-            "memory      server RSS at most {} without, {} with, {} at the end",
-            rss(0.0, self.stalled_at_s),
-            rss(self.stalled_at_s, f64::MAX),
-            bytes(last as f64)
-        );
-        for line in &self.ledger {
-            println!("ledger      {} +{}", line.labels, line.after - line.before);
-        }
-        let sum: f64 = self
-            .ledger
-            .iter()
-            .map(|line| line.after - line.before)
-            .sum();
-        println!("ledger      sum +{sum}");
+        self.print_memory();
+        self.print_ledger();
         println!(
             "stalled     delivered {}, announced missed {}, closes {:?}, resets {}",
             self.stalled_audit.delivered,
@@ -179,6 +160,51 @@ impl Report {
             self.stalled_audit.resets
         );
         print_audit(&self.live_audit, &self.failures)
+    }
+}
+
+impl Report {
+    fn print_memory(&self) {
+        let most = |from_s: f64, to_s: f64, value: fn(&Sample) -> u64| {
+            let within = self
+                .memory
+                .iter()
+                .filter(|it| (from_s..to_s).contains(&it.at_s));
+            bytes(within.map(value).max().unwrap_or(0) as f64)
+        };
+        let rss: fn(&Sample) -> u64 = |it| it.rss_bytes;
+        let buffers: fn(&Sample) -> u64 = |it| it.tcp_buffer_bytes;
+        let last = self.memory.last().map_or(0, rss);
+        let at_s = self.stalled_at_s;
+        println!(
+            "memory      server RSS at most {} without, {} with, {} at the end",
+            most(0.0, at_s, rss),
+            most(at_s, f64::MAX, rss),
+            bytes(last as f64)
+        );
+        println!(
+            "kernel      TCP buffers at most {} without, {} with",
+            most(0.0, at_s, buffers),
+            most(at_s, f64::MAX, buffers)
+        );
+    }
+
+    fn print_ledger(&self) {
+        let mut open = 0.0;
+        for line in &self.ledger {
+            let count = line.after - line.before;
+            if count == 0.0 {
+                continue;
+            }
+            println!("ledger      {} {}", line.labels, grouped(count));
+            // What was offered is in one outcome each, or still to come.
+            open += if line.labels.contains("\"offered\"") {
+                count
+            } else {
+                -count
+            };
+        }
+        println!("ledger      {} offered and still open", grouped(open));
     }
 }
 
@@ -234,6 +260,7 @@ impl Sampler {
                         samples.push(Sample {
                             at_s,
                             rss_bytes: memory.rss_bytes,
+                            tcp_buffer_bytes: KernelMemory::now().tcp_buffer_bytes,
                         });
                     }
                     thread::park_timeout(SAMPLE_INTERVAL);
