@@ -214,6 +214,7 @@ impl Plan<'_> {
     fn start_core(&self, core: CoreId, seat: Seat, address: SocketAddr) -> anyhow::Result<Opened> {
         let (report, reported) = mpsc::channel();
         let backlog = self.options.listeners.backlog;
+        let unsent = self.options.slow_consumers.max_unsent_bytes;
         let outlets = self.outlets.to_vec();
         let (clock, ended) = (self.clock, self.ended.clone());
         let config = shard_config(self.options, core, outlets.len(), self.seed);
@@ -230,7 +231,7 @@ impl Plan<'_> {
                 );
             }
             let has_own_table = unshared.is_ok();
-            let (listener, address) = match open(address, backlog) {
+            let (listener, address) = match open(address, backlog, unsent) {
                 Ok(opened) => opened,
                 Err(error) => return drop(report.send(Err(error))),
             };
@@ -266,8 +267,12 @@ impl Plan<'_> {
     }
 }
 
-fn open(address: SocketAddr, backlog: usize) -> std::io::Result<(Listener, SocketAddr)> {
-    let listener = reactor::bind(address, backlog)?;
+fn open(
+    address: SocketAddr,
+    backlog: usize,
+    unsent: usize,
+) -> std::io::Result<(Listener, SocketAddr)> {
+    let listener = reactor::bind(address, backlog, unsent)?;
     let address = listener.address()?;
     Ok((listener, address))
 }

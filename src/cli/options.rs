@@ -196,6 +196,10 @@ pub struct SlowConsumers {
     #[arg(long, value_name = "DURATION", default_value = "0")]
     #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(1)))]
     pub coalesce: Duration,
+
+    /// Bytes that the kernel keeps unsent for a connection before it counts as full; 0: its default
+    #[arg(long, value_name = "BYTES", default_value = "128KiB", value_parser = bytes(0..=GIB))]
+    pub max_unsent_bytes: usize,
 }
 
 /// How dead connections are found.

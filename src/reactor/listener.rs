@@ -18,9 +18,13 @@ pub struct Listener {
 
 /// Listens at `address`, which may have port 0. `backlog` connections may wait to be accepted.
 ///
+/// Their sockets take no more than about `unsent_bytes_max` beyond what the network has taken
+/// (`TCP_NOTSENT_LOWAT`; 0 leaves it to the system). The kernel grows a send buffer to megabytes:
+/// without this bound it would hold a stalled reader's past, uncounted, before the log does.
+///
 /// # Errors
 /// Where the address is taken, not ours, or not permitted.
-pub fn bind(address: SocketAddr, backlog: usize) -> io::Result<Listener> {
+pub fn bind(address: SocketAddr, backlog: usize, unsent_bytes_max: usize) -> io::Result<Listener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -29,6 +33,13 @@ pub fn bind(address: SocketAddr, backlog: usize) -> io::Result<Listener> {
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
+    #[cfg(target_os = "linux")]
+    if unsent_bytes_max > 0 {
+        // Accepted sockets inherit it, which costs no call for each.
+        socket.set_tcp_notsent_lowat(u32::try_from(unsent_bytes_max).unwrap_or(u32::MAX))?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unknown_here = unsent_bytes_max;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
