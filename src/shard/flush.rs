@@ -242,7 +242,10 @@ impl Shard {
                 self.note_under_way(id, index);
                 self.block(index);
             }
-            Finding::Behind(index) => self.watch_lag(id, index),
+            Finding::Behind(index) => {
+                self.watch_lag(id, index);
+                self.judge_lag(index, transport);
+            }
             Finding::Gone(index) => self.drop_connection(index, 1006),
             Finding::Careful(index) => self.flush_connection(index, transport),
         }
@@ -299,6 +302,17 @@ impl Shard {
             feed.pin(member);
         }
         self.arm_lag_age(index);
+    }
+
+    /// Holds a laggard against the bound in bytes.
+    fn judge_lag(&mut self, index: u32, transport: &mut impl Transport) {
+        if self.lag_bytes(index) <= self.config.lag_bytes_max {
+            return;
+        }
+        // The socket may have room again, and the news of it wait behind the messages that this
+        // turn took in: nobody is judged without a last offer.
+        self.unblock(index);
+        self.flush_connection(index, transport);
         if self.lag_bytes(index) > self.config.lag_bytes_max {
             self.overflow(index, Lag::Bytes);
         }

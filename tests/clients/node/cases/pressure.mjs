@@ -4,19 +4,24 @@ import { assert, runs, until } from '../harness.mjs';
 const PADDING = 'x'.repeat(32_000);
 const MESSAGES_MAX = 3000; // some 100 MB: more than any socket's buffers
 
-/** Publishes large messages, a window at a time, until `isEnough`. Gives how many there were. */
-async function flood(publisher, room, isEnough) {
+/**
+ * Publishes large messages, a window at a time, no faster than the healthy reader takes them, until
+ * `isEnough`. Gives how many there were.
+ */
+async function flood(publisher, healthy, room, isEnough) {
   let sent = 0;
   while (sent < MESSAGES_MAX && !await isEnough()) {
     const window = Array.from({ length: 32 }, () => publisher.publish(room, { n: ++sent, PADDING }));
     await Promise.all(window);
+    await until(() => healthy.offsets.length === sent, `the healthy reader to have all ${sent}`);
   }
   assert(sent < MESSAGES_MAX, `nothing happened to the slow reader in ${sent} messages`);
   return sent;
 }
 
-/** A sleeping reader, a healthy one and a publisher in one room. */
-async function room(t, { bytes = '256KiB', age = '60s', overflow = 'evict' } = {}) {
+/** A sleeping reader, a healthy one and a publisher in one room. A window of the flood is 1 MiB, which
+ * the healthy one may be behind at any moment. */
+async function room(t, { bytes = '2MiB', age = '60s', overflow = 'evict' } = {}) {
   const server = await t.start('--close-timeout', '20s', '--max-lag-bytes', bytes, '--max-lag-age', age, '--overflow', overflow);
   const name = t.room();
   const [slow, healthy, publisher] = await Promise.all(['slow', 'healthy', 'publisher'].map(user => t.connect({ to: server, user })));
@@ -36,7 +41,7 @@ export default {
     const { server, name, slow, healthy, publisher } = await room(t);
     slow.socket.pause();
     const isGone = () => healthy.inbox.some(frame => frame.type === 'presence_update' && frame.payload.event === 'leave');
-    let sent = await flood(publisher, name, isGone);
+    let sent = await flood(publisher, healthy, name, isGone);
     slow.socket.resume();
     assert.equal((await slow.closing(30_000)).code, 4101);
     const got = slow.inbox.map(frame => frame.offset);
@@ -88,7 +93,7 @@ export default {
 async function explained(server, name, slow, healthy, publisher) {
   slow.socket.pause();
   const skipped = async () => await server.metric('tidewheel_skipped_offsets_total') > 0;
-  let sent = await flood(publisher, name, skipped);
+  let sent = await flood(publisher, healthy, name, skipped);
   slow.socket.resume();
   await publisher.publish(name, 'marker'); sent++;
   await slow.take(frame => frame.type === 'message' && frame.payload === 'marker', 30_000);
