@@ -98,6 +98,17 @@ pub struct Footprint {
     pub history_bytes: usize,
 }
 
+/// What waits for one connection.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Backlog {
+    /// Bytes of others' messages.
+    pub lag_bytes: u64,
+    /// Bytes of answers.
+    pub answer_bytes: usize,
+    /// Its socket is full.
+    pub is_blocked: bool,
+}
+
 /// The state of one core.
 pub struct Shard {
     config: ShardConfig,
@@ -302,6 +313,16 @@ impl Shard {
             }
         }
         pending
+    }
+
+    /// What waits for one connection, unless it is gone.
+    pub fn backlog(&self, index: u32) -> Option<Backlog> {
+        let connection = self.connections.get(index as usize)?;
+        Some(Backlog {
+            lag_bytes: self.lag_bytes(index),
+            answer_bytes: connection.queue.as_ref().map_or(0, |q| q.answer_bytes()),
+            is_blocked: connection.blocked,
+        })
     }
 
     /// How long a closing connection may take.
