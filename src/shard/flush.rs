@@ -159,6 +159,12 @@ impl Shard {
         };
         let mut delivered = Tally::default();
         let (mut writes, mut bytes) = (0u64, 0u64);
+        // A connection with something of its own to get, which this turn's budget did not reach, must
+        // not be given a room's messages before it: its last write may have ended within a frame, and
+        // it may not have been told yet that it joined. Nobody is asked while nobody waits.
+        let connections = &self.connections;
+        let some_wait = !self.queued_connections.is_empty();
+        let waits = |index: u32| connections.get(index as usize).is_some_and(|c| c.queued);
         let first = feed.begin_pass();
         let mut index = first;
         let Feed { log, members, .. } = feed;
@@ -170,7 +176,8 @@ impl Shard {
             if member.cursor >= head {
                 continue;
             }
-            if member.blocked || member.pinned || member.excluded {
+            let is_plain = !(member.blocked || member.pinned || member.excluded);
+            if !is_plain || (some_wait && waits(member.connection)) {
                 findings.push(if !member.blocked {
                     Finding::Careful(member.connection)
                 } else if !member.pinned || member.elsewhere || head - member.cursor > lag_bytes_max
