@@ -68,11 +68,12 @@ impl Shard {
                 self.home_publish(home, peer, correlation_id, &payload, message_id, echo);
             }
             Ask::Leave { answer } => {
-                if let Some(home) = self.homes.find(hash, room) {
-                    self.home_leave(home, peer);
-                }
+                // The answer first: whoever leaves is not told of its own leaving.
                 if answer {
                     self.home_left(hash, room, peer, correlation_id);
+                }
+                if let Some(home) = self.homes.find(hash, room) {
+                    self.home_leave(home, peer);
                 }
             }
             Ask::Typing { start } => {
