@@ -247,7 +247,7 @@ impl Shard {
             Finding::Blocked(index) => {
                 self.metrics.flush.would_block += 1;
                 self.note_under_way(id, index);
-                self.block(index);
+                self.block_and_judge(index);
             }
             Finding::Behind(index) => {
                 self.watch_lag(id, index);
@@ -295,6 +295,14 @@ impl Shard {
             feed.pin(place);
         }
         self.arm_lag_age(index);
+    }
+
+    /// The socket is full, and what it left behind may be more than the bound already.
+    fn block_and_judge(&mut self, index: u32) {
+        self.block(index);
+        if self.lag_bytes(index) > self.config.lag_bytes_max {
+            self.overflow(index, Lag::Bytes);
+        }
     }
 
     /// A blocked member fell behind in one more feed, or further behind in several.
@@ -389,12 +397,12 @@ impl Shard {
                     }
                     if count < offered {
                         self.metrics.flush.would_block += 1;
-                        self.block(index);
+                        self.block_and_judge(index);
                     }
                 }
                 Sent::Full => {
                     self.metrics.flush.would_block += 1;
-                    self.block(index);
+                    self.block_and_judge(index);
                 }
                 Sent::Gone => return self.drop_connection(index, 1006),
             }
