@@ -276,7 +276,7 @@ impl Shard {
             Published::Accepted { offset, frame } => {
                 let except = (!echo).then_some(peer.connection);
                 self.fan_out(home, &key, &frame, offset, except);
-                self.arm_upkeep(home);
+                self.arm_upkeep_of_message(home, message_id.is_some());
                 offset
             }
         };
@@ -565,8 +565,29 @@ impl Shard {
         }
     }
 
+    /// The same for a message that was accepted now: a clock that runs may be one for something
+    /// that is due much later.
+    fn arm_upkeep_of_message(&mut self, home: u32, has_key: bool) {
+        let limits = &self.config.room;
+        let window = has_key.then_some(limits.idempotency_window);
+        let ttl = limits.history.ttl;
+        let ttl = ttl.filter(|_| limits.history.messages_max > 0);
+        let keeps = ttl.into_iter().chain(window).min();
+        let due = keeps.map(|keeps| self.now.mono + keeps);
+        let armed = self
+            .homes
+            .get(home)
+            .and_then(|h| h.upkeep)
+            .map(|(_, at)| at);
+        match (armed, due) {
+            (None, _) => self.upkeep(home),
+            (Some(armed), Some(due)) if due < armed => self.rearm_upkeep(home),
+            (Some(_), _) => {}
+        }
+    }
+
     fn rearm_upkeep(&mut self, home: u32) {
-        if let Some(timer) = self.homes.get_mut(home).and_then(|h| h.upkeep.take()) {
+        if let Some((timer, _)) = self.homes.get_mut(home).and_then(|h| h.upkeep.take()) {
             self.wheel.cancel(timer);
         }
         self.upkeep(home);
@@ -586,7 +607,9 @@ impl Shard {
         *upkeep = None;
         match room.upkeep(now, &self.config.room) {
             Upkeep::Nothing => {}
-            Upkeep::At(due) => *upkeep = Some(self.wheel.insert(due, Timer::Upkeep(home))),
+            Upkeep::At(due) => {
+                *upkeep = Some((self.wheel.insert(due, Timer::Upkeep(home)), due));
+            }
             Upkeep::Forget => {
                 if let Some(timer) = summary.take() {
                     self.wheel.cancel(timer);

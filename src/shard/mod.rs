@@ -75,7 +75,8 @@ struct LocalRoom {
 /// A room at home, with its timers.
 struct Home {
     room: HomeRoom,
-    upkeep: Option<TimerId>,
+    /// The timer of what it keeps, and when that is due.
+    upkeep: Option<(TimerId, Instant)>,
     summary: Option<TimerId>,
 }
 
