@@ -357,6 +357,10 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
+        // A closing one is read to its end, or its close frame would not arrive.
+        if matches!(connection.phase, Phase::Closing | Phase::Lingering) {
+            return;
+        }
         let answers = connection.queue.as_ref().map_or(0, |q| q.answer_bytes());
         if answers > self.config.answer_bytes_max || connection.credits_held >= CREDITS {
             connection.paused = true;
