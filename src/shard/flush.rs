@@ -99,6 +99,9 @@ impl Shard {
                 self.queued_feeds.push_front(feed);
             }
         }
+        for feed in std::mem::take(&mut self.revisited) {
+            self.queue_feed(feed);
+        }
         !self.wants_flush()
     }
 
@@ -164,7 +167,7 @@ impl Shard {
         // it may not have been told yet that it joined. Nobody is asked while nobody waits.
         let connections = &self.connections;
         let some_wait = !self.queued_connections.is_empty();
-        let waits = |index: u32| connections.get(index as usize).is_some_and(|c| c.queued);
+        let waits = |index: u32| connections.get(index).is_some_and(|c| c.queued);
         let first = feed.begin_pass();
         let mut index = first;
         let Feed { log, members, .. } = feed;
@@ -247,7 +250,7 @@ impl Shard {
             Finding::Blocked(index) => {
                 self.metrics.flush.would_block += 1;
                 self.note_under_way(id, index);
-                self.block_and_judge(index);
+                self.block_and_revisit(index);
             }
             Finding::Behind(index) => {
                 self.watch_lag(id, index);
@@ -297,11 +300,26 @@ impl Shard {
         self.arm_lag_age(index);
     }
 
-    /// The socket is full, and what it left behind may be more than the bound already.
-    fn block_and_judge(&mut self, index: u32) {
+    /// The socket is full, and what it left behind may be more than the bound already: a burst of
+    /// one turn may be. It is judged in the next turn, once the poller had a chance to say that the
+    /// peer takes it.
+    fn block_and_revisit(&mut self, index: u32) {
         self.block(index);
-        if self.lag_bytes(index) > self.config.lag_bytes_max {
-            self.overflow(index, Lag::Bytes);
+        if self.lag_bytes(index) <= self.config.lag_bytes_max {
+            return;
+        }
+        let connection = self.connections.get(index);
+        let mut feeds = connection
+            .into_iter()
+            .flat_map(|c| c.subscriptions.iter())
+            .flat_map(|s| s.feeds());
+        let locals = &self.locals;
+        let behind = feeds.find(|(id, member)| {
+            Self::feed_ref(locals, *id).is_some_and(|feed| feed.lag_bytes(*member) > 0)
+        });
+        match behind {
+            Some((id, _)) => self.revisited.push(id),
+            None => self.overflow(index, Lag::Bytes),
         }
     }
 
@@ -397,12 +415,12 @@ impl Shard {
                     }
                     if count < offered {
                         self.metrics.flush.would_block += 1;
-                        self.block_and_judge(index);
+                        self.block_and_revisit(index);
                     }
                 }
                 Sent::Full => {
                     self.metrics.flush.would_block += 1;
-                    self.block_and_judge(index);
+                    self.block_and_revisit(index);
                 }
                 Sent::Gone => return self.drop_connection(index, 1006),
             }

@@ -133,6 +133,8 @@ pub struct Shard {
 
     queued_connections: VecDeque<u32>,
     queued_feeds: VecDeque<FeedId>,
+    /// Feeds with a member that is too far behind and gets another turn.
+    revisited: Vec<FeedId>,
     resumed: Vec<u32>,
     actions: VecDeque<Action>,
     outboxes: Vec<Vec<BusMessage>>,
@@ -171,6 +173,7 @@ impl Shard {
             wheel: Wheel::new(now.mono),
             queued_connections: VecDeque::new(),
             queued_feeds: VecDeque::new(),
+            revisited: Vec::new(),
             resumed: Vec::new(),
             actions: VecDeque::new(),
             outboxes: (0..config.cores).map(|_| Vec::new()).collect(),
@@ -318,7 +321,7 @@ impl Shard {
 
     /// What waits for one connection, unless it is gone.
     pub fn backlog(&self, index: u32) -> Option<Backlog> {
-        let connection = self.connections.get(index as usize)?;
+        let connection = self.connections.get(index)?;
         Some(Backlog {
             lag_bytes: self.lag_bytes(index),
             answer_bytes: connection.queue.as_ref().map_or(0, |q| q.answer_bytes()),
