@@ -2,8 +2,12 @@
 
 use std::process::ExitCode;
 
-use tidewheel::cli::{self, EXIT_FAILURE, Parsed, logging};
-use tidewheel::server;
+use anyhow::Context;
+use tidewheel::cli::host::{Host, raise_descriptor_limit};
+use tidewheel::cli::settings::settings;
+use tidewheel::cli::startup::Startup;
+use tidewheel::cli::{self, EXIT_FAILURE, Options, Parsed, logging};
+use tidewheel::server::Server;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -24,8 +28,29 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    server::run(&options).unwrap_or_else(|error| {
+    serve(&options).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(EXIT_FAILURE)
     })
+}
+
+fn serve(options: &Options) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit().context("could not raise the limit on open files")?;
+    let host = Host::inspect().context("could not find out what this machine allows")?;
+    let server = Server::start(&settings(options, &host))?;
+    let (listen, admin_listen, has_own_tables) =
+        (server.listen, server.admin_listen, server.has_own_tables);
+    print!(
+        "{}",
+        Startup {
+            options,
+            host: &host,
+            has_own_tables,
+            listen,
+            admin_listen
+        }
+    );
+    println!("listening on http://{listen}");
+    println!("admin on http://{admin_listen}");
+    server.run()
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tidewheel::address::CoreId;
 use tidewheel::cli::Options;
+use tidewheel::cli::settings::shard_config;
 use tidewheel::codec::websocket::{Data, OpCode, client};
-use tidewheel::server::shard_config;
 use tidewheel::shard::{Sent, Shard, Transport};
 use tidewheel::time::{Instant, Now};
 

@@ -40,6 +40,7 @@ pub mod host;
 pub mod logging;
 pub mod options;
 pub mod reference;
+pub mod settings;
 pub mod sources;
 pub mod startup;
 pub mod units;

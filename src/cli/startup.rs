@@ -9,48 +9,7 @@ use std::net::SocketAddr;
 use super::options::{AuthMethod, Overflow};
 use super::units::{ByteSize, Count, TimeSpan};
 use super::{Options, host::Host, version};
-
-/// Descriptors of a core that are not for connections: its poller and listener, what was open
-/// before it began, and sockets between `accept` and the decision to refuse them.
-pub const DESCRIPTORS_RESERVED: usize = 64;
-
-/// How much the server takes on.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Capacity {
-    /// Threads that serve connections.
-    pub shards: usize,
-    /// Connections that the descriptor limit allows on all of them.
-    pub connections_possible: usize,
-    /// Connections that are accepted on all of them.
-    ///
-    /// Invariant: `connections` ≤ `connections_possible`.
-    pub connections: usize,
-}
-
-impl Capacity {
-    /// What `options` come to on `host`. `has_own_tables` says that each core has a descriptor
-    /// table of its own, so that the limit holds for each of them.
-    pub fn of(options: &Options, host: &Host, has_own_tables: bool) -> Capacity {
-        let shards = options.connections.shards.unwrap_or(host.cores).max(1);
-        let reserved = DESCRIPTORS_RESERVED;
-        let connections_possible = if has_own_tables {
-            host.descriptors
-                .saturating_sub(reserved)
-                .saturating_mul(shards)
-        } else {
-            host.descriptors
-                .saturating_sub(reserved.saturating_mul(shards))
-        };
-        let asked = options.connections.max_connections;
-        Capacity {
-            shards,
-            connections_possible,
-            connections: asked
-                .unwrap_or(connections_possible)
-                .min(connections_possible),
-        }
-    }
-}
+use crate::server::{Capacity, DESCRIPTORS_RESERVED};
 
 /// All the facts of a start. Its `Display` is the summary.
 #[derive(Copy, Clone, Debug)]
@@ -70,7 +29,12 @@ pub struct Startup<'a> {
 impl Startup<'_> {
     /// How much the server takes on.
     pub fn capacity(&self) -> Capacity {
-        Capacity::of(self.options, self.host, self.has_own_tables)
+        let shards = self.options.connections.shards.unwrap_or(self.host.cores);
+        let asked = match self.options.connections.max_connections {
+            Count::Auto => None,
+            Count::Exactly(count) => Some(count),
+        };
+        Capacity::of(shards, self.host.descriptors, asked, self.has_own_tables)
     }
 
     /// What the operator should know, and what to do about it; empty when all is well.
@@ -139,6 +103,7 @@ impl Display for Startup<'_> {
             shards,
             connections_possible,
             connections,
+            ..
         } = self.capacity();
         let echo = if options.listeners.echo {
             ", /echo"
@@ -273,30 +238,11 @@ warning: --insecure-allow-anonymous: whoever reaches 0.0.0.0:80 may read and wri
     }
 
     #[test]
-    fn connections_follow_from_descriptors_and_tables() {
-        let mut options = Options::default();
-        let of = |options: &Options, host: &Host, own| {
-            let capacity = Capacity::of(options, host, own);
-            (
-                capacity.shards,
-                capacity.connections_possible,
-                capacity.connections,
-            )
-        };
-        assert_eq!(of(&options, &HOST, true), (2, 39_872, 39_872));
-        assert_eq!(of(&options, &HOST, false), (2, 19_872, 19_872));
-        options.connections.max_connections = Count::Exactly(100);
-        assert_eq!(of(&options, &HOST, true), (2, 39_872, 100));
-        let unlimited = Host {
-            descriptors: usize::MAX,
-            ..HOST
-        };
-        assert_eq!(of(&options, &unlimited, true), (2, usize::MAX, 100));
+    fn a_limit_that_leaves_nothing_is_said() {
         let none = Host {
             descriptors: 64,
             ..HOST
         };
-        assert_eq!(of(&options, &none, true), (2, 0, 0));
         assert!(summary(|_| {}, &none, true).contains("leaves nothing for connections"));
     }
 }

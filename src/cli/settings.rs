@@ -1,0 +1,102 @@
+//! From options to what the server is told: the one place where the two meet.
+
+use std::hash::{BuildHasher, Hasher};
+
+use super::Options;
+use super::host::Host;
+use super::options;
+use super::units::Count;
+use crate::address::CoreId;
+use crate::reactor::Tuning;
+use crate::room::history::HistoryLimits;
+use crate::room::home::RoomLimits;
+use crate::server::{PAGE, Settings};
+use crate::shard::{Overflow, ShardConfig};
+
+/// What the options come to on this machine.
+pub fn settings(options: &Options, host: &Host) -> Settings {
+    let shards = options.connections.shards.unwrap_or(host.cores).max(1);
+    let cores = u16::try_from(shards).unwrap_or(u16::MAX);
+    Settings {
+        listen: options.listeners.listen,
+        admin_listen: options.listeners.admin_listen,
+        backlog: options.listeners.backlog,
+        unsent_bytes_max: options.slow_consumers.max_unsent_bytes,
+        shards,
+        descriptors: host.descriptors,
+        connections_max: match options.connections.max_connections {
+            Count::Auto => None,
+            Count::Exactly(count) => Some(count),
+        },
+        drain_window: options.shutdown.drain_window,
+        shard: shard_config(options, CoreId(0), cores, random_seed()),
+        tuning: Tuning {
+            connections_max: 0,
+            connections_everywhere_max: 0,
+            refusals_max: 0,
+            retry_after: options.connections.retry_after,
+            read_buffer_bytes: options.tuning.read_buffer_bytes,
+            read_budget_bytes: options.tuning.read_budget,
+            flush_budget: options.tuning.flush_budget,
+            accept_batch: options.tuning.accept_batch,
+            bus_backlog_bytes: options.tuning.bus_backlog_bytes,
+        },
+    }
+}
+
+/// A number that nobody outside can guess: the standard library's hasher is keyed by the system's
+/// random source.
+fn random_seed() -> u64 {
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
+
+/// The bounds of one core's shard, as the options have them.
+pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> ShardConfig {
+    let Options {
+        connections,
+        messages,
+        rooms,
+        slow_consumers,
+        heartbeat,
+        ..
+    } = options;
+    ShardConfig {
+        core,
+        cores,
+        seed,
+        echo: options.listeners.echo,
+        page: PAGE,
+        handshake_timeout: connections.handshake_timeout,
+        head_bytes_max: connections.max_head_bytes,
+        close_timeout: connections.close_timeout,
+        message_bytes_max: messages.max_message_bytes,
+        fragments_max: u32::try_from(messages.max_fragments).unwrap_or(u32::MAX),
+        protocol_errors_max: u32::try_from(messages.max_protocol_errors).unwrap_or(u32::MAX),
+        rooms_per_connection_max: rooms.max_rooms_per_connection,
+        rooms_max: rooms.max_rooms.div_ceil(usize::from(cores.max(1))),
+        room: RoomLimits {
+            history: HistoryLimits {
+                messages_max: rooms.history,
+                bytes_max: rooms.history_bytes,
+                ttl: (!rooms.history_ttl.is_zero()).then_some(rooms.history_ttl),
+            },
+            idle_ttl: rooms.room_idle_ttl,
+            idempotency_window: rooms.idempotency_window,
+            idempotency_keys_max: rooms.idempotency_keys,
+        },
+        presence_limit: rooms.presence_limit as u64,
+        overflow: match slow_consumers.overflow {
+            options::Overflow::Evict => Overflow::Evict,
+            options::Overflow::Skip => Overflow::Skip,
+            options::Overflow::Latest => Overflow::Latest,
+        },
+        lag_bytes_max: slow_consumers.max_lag_bytes as u64,
+        lag_age_max: slow_consumers.max_lag_age,
+        coalesce: slow_consumers.coalesce,
+        answer_bytes_max: options.tuning.max_reply_bytes,
+        heartbeat_interval: heartbeat.heartbeat_interval,
+        heartbeat_timeout: heartbeat.heartbeat_timeout,
+    }
+}

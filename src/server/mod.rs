@@ -1,0 +1,362 @@
+//! Puts the parts together: cores, control plane, signals, drain.
+//!
+//! [`Server::start`] answers when everything listens; [`Server::run`] returns when all is over.
+//! What to do is in [`Settings`], plain data that the command line fills in.
+//!
+//! The order of a start is given by descriptor tables. Pollers and wakers are made first, those of the
+//! control plane too, so that every table has them. Then each core's thread takes a table of its own and opens its listener
+//! there, one core after the other: the first finds out the port. The admin listener comes last;
+//! a copy of it in a core's table would keep its port open after it is closed.
+
+mod capacity;
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
+
+use crate::address::CoreId;
+use crate::bus::Outlet;
+use crate::control::{self, ControlHandle, Cores, Phase, Readiness};
+use crate::metrics::{Kind, Metrics, SnapshotReply};
+use crate::reactor::{self, Clock, Listener, Mail, Reactor, Seat, Tuning};
+use crate::shard::{Shard, ShardConfig};
+
+/// The demo page, as it is served at `/`.
+pub const PAGE: &[u8] = include_bytes!("../page/index.html");
+
+/// Of the descriptors that each core keeps back, how many may be sockets that are told 503.
+const REFUSALS_MAX: usize = DESCRIPTORS_RESERVED / 2;
+
+/// Everything that the server is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients connect; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Where operators connect.
+    pub admin_listen: SocketAddr,
+    /// Connections that the kernel holds for each core until it accepts them.
+    pub backlog: usize,
+    /// Bytes that the kernel keeps unsent for a connection; 0 leaves it to the kernel.
+    pub unsent_bytes_max: usize,
+    /// Cores.
+    pub shards: usize,
+    /// Descriptors that a table holds.
+    pub descriptors: usize,
+    /// Connections on all cores, where fewer are wanted than descriptors allow.
+    pub connections_max: Option<usize>,
+    /// The time within which clients leave when the server is told to stop.
+    pub drain_window: Duration,
+    /// What each core's shard is told; its number is filled in.
+    pub shard: ShardConfig,
+    /// Bounds of a core's turn; how many connections it serves is filled in.
+    pub tuning: Tuning,
+}
+
+/// What a core reports when it has opened its listener.
+struct Opened {
+    address: SocketAddr,
+    has_own_table: bool,
+}
+
+/// How a core ended.
+type Ended = (CoreId, thread::Result<std::io::Result<Metrics>>);
+
+/// The cores, as the control plane reaches them.
+struct Outlets(Vec<Outlet<Mail>>);
+
+impl Cores for Outlets {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn request_snapshot(&self, core: usize, reply: SnapshotReply) {
+        if let Some(outlet) = self.0.get(core) {
+            // Where the core is gone the reply is dropped with the mail, which says so.
+            outlet.send(Mail::Snapshot(reply), 0);
+        }
+    }
+}
+
+/// A server that listens.
+pub struct Server {
+    /// Where clients connect: the port is real, even where port 0 was asked for.
+    pub listen: SocketAddr,
+    /// Where operators connect.
+    pub admin_listen: SocketAddr,
+    /// Whether each core has a descriptor table of its own.
+    pub has_own_tables: bool,
+    outlets: Vec<Outlet<Mail>>,
+    ended: mpsc::Receiver<Ended>,
+    control: ControlHandle,
+    readiness: Arc<Readiness>,
+    signals: Signals,
+    drain_window: Duration,
+}
+
+impl Server {
+    /// Starts everything. SIGTERM and SIGINT are the server's from here on.
+    ///
+    /// # Errors
+    /// Where something could not be had: an address, a poller, a thread.
+    pub fn start(settings: &Settings) -> anyhow::Result<Server> {
+        // Before anything listens: a signal that comes while the server starts must not kill it.
+        let signals = Signals::new([SIGTERM, SIGINT]).context("could not listen for signals")?;
+        let (outlets, seats) = seats(settings.shards)?;
+        let plane = control::Plane::new().context("could not make the control plane's poller")?;
+        let (ended_sender, ended) = mpsc::channel();
+        let plan = Plan {
+            settings,
+            clock: Clock::start(),
+            outlets: &outlets,
+            ended: ended_sender,
+            open_everywhere: Arc::new(AtomicUsize::new(0)),
+        };
+        let (listen, has_own_tables) = plan.start_cores(seats)?;
+
+        let address = settings.admin_listen;
+        let admin = TcpListener::bind(address)
+            .with_context(|| format!("could not listen on --admin-listen {address}"))?;
+        let readiness = Arc::new(Readiness::new());
+        let cores = Arc::new(Outlets(outlets.clone()));
+        let limits = control::Limits::default();
+        let control = plane
+            .spawn(admin, cores, Arc::clone(&readiness), limits)
+            .context("could not start the control plane")?;
+        readiness.set(Phase::Ready);
+        let admin_listen = control.address();
+        let drain_window = settings.drain_window;
+        Ok(Server {
+            listen,
+            admin_listen,
+            has_own_tables,
+            outlets,
+            ended,
+            control,
+            readiness,
+            signals,
+            drain_window,
+        })
+    }
+
+    /// Serves until a signal says to stop and all clients have gone, or the time for that is over.
+    /// A second signal ends it at once.
+    ///
+    /// # Errors
+    /// Where a core failed.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let Server {
+            outlets,
+            ended,
+            control,
+            readiness,
+            mut signals,
+            drain_window,
+            ..
+        } = self;
+        let handle = signals.handle();
+        let shards = outlets.len();
+        let supervisor = thread::Builder::new()
+            .name("supervisor".into())
+            .spawn(move || {
+                let outcome = await_cores(&ended, shards);
+                handle.close();
+                outcome
+            })?;
+        let mut draining = false;
+        for signal in signals.forever() {
+            if draining {
+                tracing::warn!(signal, "second signal: leaving at once");
+                return Ok(ExitCode::from(130));
+            }
+            draining = true;
+            tracing::info!(signal, window = ?drain_window, "draining");
+            readiness.set(Phase::Draining);
+            for outlet in &outlets {
+                outlet.send(Mail::Drain(drain_window), 0);
+            }
+        }
+        let outcome = supervisor
+            .join()
+            .map_err(|_| anyhow!("the supervisor panicked"))?;
+        if control.stop().is_err() {
+            tracing::error!("the control plane panicked while it stopped");
+        }
+        let metrics = outcome?;
+        let messages = metrics.ledger.account(Kind::Message);
+        tracing::info!(
+            delivered = messages.delivered,
+            pending = metrics.ledger.pending(),
+            "drained"
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn seats(shards: usize) -> anyhow::Result<(Vec<Outlet<Mail>>, Vec<Seat>)> {
+    let mut outlets = Vec::new();
+    let mut seats = Vec::new();
+    for core in 0..shards {
+        let (outlet, seat) =
+            reactor::seat().with_context(|| format!("could not make a poller for core {core}"))?;
+        outlets.push(outlet);
+        seats.push(seat);
+    }
+    Ok((outlets, seats))
+}
+
+/// Waits until all cores have ended; adds up their counters.
+fn await_cores(ended: &mpsc::Receiver<Ended>, shards: usize) -> anyhow::Result<Metrics> {
+    let mut all = Metrics::default();
+    for _ in 0..shards {
+        let (core, outcome) = ended.recv().context("a core ended without a word")?;
+        match outcome {
+            Ok(Ok(metrics)) => all.merge(&metrics),
+            Ok(Err(error)) => {
+                return Err(error).with_context(|| format!("core {} failed", core.0));
+            }
+            Err(_) => {
+                return Err(anyhow!(
+                    "core {} panicked; its connections are lost",
+                    core.0
+                ));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What is the same for all cores at a start.
+struct Plan<'a> {
+    settings: &'a Settings,
+    clock: Clock,
+    outlets: &'a [Outlet<Mail>],
+    ended: mpsc::Sender<Ended>,
+    open_everywhere: Arc<AtomicUsize>,
+}
+
+impl Plan<'_> {
+    /// Starts the cores, one after the other. Answers where they listen, and whether each has a
+    /// descriptor table of its own.
+    fn start_cores(self, seats: Vec<Seat>) -> anyhow::Result<(SocketAddr, bool)> {
+        let mut address = self.settings.listen;
+        let mut has_own_tables = true;
+        for (core, seat) in seats.into_iter().enumerate() {
+            let core = CoreId(u16::try_from(core).context("more cores than can be numbered")?);
+            let opened = self.start_core(core, seat, address)?;
+            address = opened.address;
+            has_own_tables &= opened.has_own_table;
+        }
+        Ok((address, has_own_tables))
+    }
+
+    fn start_core(&self, core: CoreId, seat: Seat, address: SocketAddr) -> anyhow::Result<Opened> {
+        let (report, reported) = mpsc::channel();
+        let body = self.body(core, seat, address, report);
+        thread::Builder::new()
+            .name(format!("core-{}", core.0))
+            .spawn(body)
+            .with_context(|| format!("could not start the thread of core {}", core.0))?;
+        let opened = reported
+            .recv()
+            .with_context(|| format!("core {} ended at its start", core.0))?;
+        opened.with_context(|| format!("could not listen on --listen {address}"))
+    }
+
+    /// The life of a core's thread.
+    fn body(
+        &self,
+        core: CoreId,
+        seat: Seat,
+        address: SocketAddr,
+        report: mpsc::Sender<std::io::Result<Opened>>,
+    ) -> impl FnOnce() + Send + 'static {
+        let Settings {
+            backlog,
+            unsent_bytes_max,
+            ..
+        } = *self.settings;
+        let outlets = self.outlets.to_vec();
+        let (clock, ended) = (self.clock, self.ended.clone());
+        let config = ShardConfig {
+            core,
+            cores: outlets.len() as u16,
+            ..self.settings.shard.clone()
+        };
+        let tunings = [self.tuning(false), self.tuning(true)];
+        let open_everywhere = Arc::clone(&self.open_everywhere);
+        move || {
+            let has_own_table = take_own_table(core);
+            let started =
+                open(address, backlog, unsent_bytes_max).and_then(|(listener, address)| {
+                    let shard = Shard::new(config, clock.now());
+                    let world = (tunings[usize::from(has_own_table)], clock, open_everywhere);
+                    let reactor = Reactor::new(seat, outlets, core, listener, shard, world)?;
+                    Ok((
+                        reactor,
+                        Opened {
+                            address,
+                            has_own_table,
+                        },
+                    ))
+                });
+            let reactor = match started {
+                Ok((reactor, opened)) => {
+                    drop(report.send(Ok(opened)));
+                    reactor
+                }
+                Err(error) => return drop(report.send(Err(error))),
+            };
+            let run = std::panic::AssertUnwindSafe(|| reactor.run());
+            drop(ended.send((core, std::panic::catch_unwind(run))));
+        }
+    }
+
+    fn tuning(&self, has_own_table: bool) -> Tuning {
+        let Settings {
+            shards,
+            descriptors,
+            connections_max,
+            ..
+        } = *self.settings;
+        let capacity = Capacity::of(shards, descriptors, connections_max, has_own_table);
+        Tuning {
+            connections_max: capacity.connections_of_shard,
+            connections_everywhere_max: capacity.connections,
+            refusals_max: REFUSALS_MAX,
+            ..self.settings.tuning
+        }
+    }
+}
+
+/// Gives this core's thread a descriptor table of its own, where the system does.
+fn take_own_table(core: CoreId) -> bool {
+    let unshared = reactor::unshare();
+    if let Err(error) = &unshared {
+        tracing::warn!(
+            core = core.0,
+            %error,
+            "no descriptor table of its own: the limit on open files holds for all cores together"
+        );
+    }
+    unshared.is_ok()
+}
+
+fn open(
+    address: SocketAddr,
+    backlog: usize,
+    unsent: usize,
+) -> std::io::Result<(Listener, SocketAddr)> {
+    let listener = reactor::bind(address, backlog, unsent)?;
+    let address = listener.address()?;
+    Ok((listener, address))
+}
