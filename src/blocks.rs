@@ -1,8 +1,10 @@
-//! A slab that grows by blocks.
+//! Tables that grow by blocks.
 //!
-//! A plain slab doubles when it is full: at the worst it is half empty, and what it outgrew lies
-//! about in the allocator. With 100,000 small entries that is most of what they cost. Here memory
-//! follows the number of entries.
+//! A plain slab or vector doubles when it is full: at the worst it is half empty, and what it
+//! outgrew lies about in the allocator. With 100,000 small entries that is most of what they cost.
+//! Here memory follows the number of entries: [`Blocks`] is a slab, [`Chunks`] a vector.
+
+use std::ops::{Index, IndexMut};
 
 use slab::Slab;
 
@@ -106,6 +108,79 @@ impl<T> Blocks<T> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+/// Entries in a chunk.
+const CHUNK: usize = 1024;
+
+/// A vector in chunks: it only grows, and what is in it stays where it is.
+pub struct Chunks<T> {
+    chunks: Vec<Vec<T>>,
+    len: usize,
+}
+
+impl<T> Default for Chunks<T> {
+    fn default() -> Self {
+        Chunks {
+            chunks: Vec::new(),
+            len: 0,
+        }
+    }
+}
+
+impl<T> Chunks<T> {
+    /// Appends an entry.
+    pub fn push(&mut self, entry: T) {
+        if self.len == self.chunks.len() * CHUNK {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        if let Some(last) = self.chunks.last_mut() {
+            last.push(entry);
+            self.len += 1;
+        }
+    }
+
+    /// The entry at an index.
+    pub fn get(&self, index: usize) -> Option<&T> {
+        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of memory that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.chunks.len() * CHUNK * size_of::<T>()
+    }
+}
+
+impl<T> Index<usize> for Chunks<T> {
+    type Output = T;
+
+    fn index(&self, index: usize) -> &T {
+        &self.chunks[index / CHUNK][index % CHUNK]
+    }
+}
+
+impl<T> IndexMut<usize> for Chunks<T> {
+    fn index_mut(&mut self, index: usize) -> &mut T {
+        &mut self.chunks[index / CHUNK][index % CHUNK]
+    }
+}
+
+impl<T> FromIterator<T> for Chunks<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(entries: I) -> Self {
+        let mut chunks = Chunks::default();
+        entries.into_iter().for_each(|entry| chunks.push(entry));
+        chunks
     }
 }
 

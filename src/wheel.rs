@@ -39,6 +39,7 @@
 use std::mem;
 use std::num::NonZeroU32;
 
+use crate::blocks::Chunks;
 use crate::time::Instant;
 
 const TICK_NANOS: u64 = 1_000_000;
@@ -111,9 +112,9 @@ pub struct Wheel<T> {
     levels: u8,
     /// A bit for each slot that has a timer.
     occupied: [u64; LEVELS as usize],
-    links: Vec<Link>,
+    links: Chunks<Link>,
     /// The value of the timer `links[LISTS + i]`.
-    values: Vec<T>,
+    values: Chunks<T>,
     /// The first free link; `next` leads on.
     free: u32,
     len: usize,
@@ -132,7 +133,7 @@ impl<T: Copy> Wheel<T> {
             levels: 0,
             occupied: [0; LEVELS as usize],
             links: heads.collect(),
-            values: Vec::new(),
+            values: Chunks::default(),
             free: NO_FREE,
             len: 0,
         }
@@ -214,7 +215,7 @@ impl<T: Copy> Wheel<T> {
 
     /// Bytes on the heap, room for further timers included.
     pub fn heap_bytes(&self) -> usize {
-        self.links.capacity() * size_of::<Link>() + self.values.capacity() * size_of::<T>()
+        self.links.heap_bytes() + self.values.heap_bytes()
     }
 
     /// The first list that has a timer, and the tick at which the wheel has to look at it.
@@ -292,12 +293,6 @@ impl<T: Copy> Wheel<T> {
             self.free = self.links[index as usize].next;
             self.values[(index - LISTS) as usize] = value;
             return index;
-        }
-        // A quarter more instead of twice as much: an idle connection pays for the slack.
-        if self.values.len() == self.values.capacity() {
-            let more = (self.values.len() / 4).max(64);
-            self.links.reserve_exact(more);
-            self.values.reserve_exact(more);
         }
         let index = self.links.len() as u32;
         assert!(index <= INDEX_MASK, "more timers than a wheel can name");
