@@ -175,7 +175,7 @@ impl Queue {
         count
     }
 
-    /// Drops all but the rest of a frame that is under way; hands what was delivered, and not yet
+    /// Drops all but the rest of a frame that is under way, or raw bytes at the front; hands what was delivered, and not yet
     /// counted, and what will not be to the two functions. The rest is kept as raw bytes: its
     /// frame counts as dropped.
     pub fn abandon(
@@ -189,8 +189,9 @@ impl Queue {
             let bytes = chunk.bytes.as_slice();
             let (whole, end) = match chunk.class {
                 _ if chunk.is_rest => (0, bytes.len()),
-                // Bytes that are no frames have no boundaries; what was begun is finished.
-                Class::Raw if written > 0 => (0, bytes.len()),
+                // Bytes that are no frames have no boundaries; what was begun is finished. At the
+                // front they may be the HTTP response, without which no close frame is one.
+                Class::Raw if i == 0 => (0, bytes.len()),
                 Class::Raw => (0, 0),
                 Class::Answer(_) | Class::Data(_) => frames_within(bytes, written),
             };
@@ -310,6 +311,16 @@ mod tests {
         queue.abandon(|_, n| delivered += n, |_, n| dropped += n);
         assert_eq!(contents(&queue), b"\x01b");
         assert_eq!((delivered, dropped), (1, 2));
+    }
+
+    #[test]
+    fn abandoning_keeps_the_response_that_a_close_frame_needs() {
+        let mut queue = Queue::default();
+        queue.push(b"HTTP/1.1 101", 0, Class::Raw, Instant::ORIGIN);
+        queue.push(b"\x81\x01a", 1, REPLY, Instant::ORIGIN);
+        queue.push(b"\x8a\x00", 0, Class::Raw, Instant::ORIGIN);
+        queue.abandon(|_, _| {}, |_, _| {});
+        assert_eq!(contents(&queue), b"HTTP/1.1 101");
     }
 
     #[test]
