@@ -225,7 +225,14 @@ impl Shard {
         for (id, member) in subscriptions.iter().flat_map(|s| s.feeds()) {
             self.skip(index, id, member);
         }
-        // What is left is the rest of a frame, and perhaps one newest message.
+        // What is left is the rest of a frame, in the queue now, and perhaps one newest message.
+        if self
+            .connections
+            .get(index)
+            .is_some_and(|c| c.blocked)
+        {
+            self.block(index);
+        }
         self.rearm_lag_age(index);
     }
 

@@ -286,7 +286,8 @@ impl Shard {
             return;
         };
         connection.blocked = true;
-        let elsewhere = connection.subscriptions.len() > 1 || connection.queue.is_some();
+        let places = connection.subscriptions.iter().flat_map(|s| s.feeds());
+        let elsewhere = places.count() > 1 || connection.queue.is_some();
         for (id, place) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
             let Some(feed) = Self::feed_in(&mut self.locals, id) else {
                 continue;
@@ -303,7 +304,7 @@ impl Shard {
     /// The socket is full, and what it left behind may be more than the bound already: a burst of
     /// one turn may be. It is judged in the next turn, once the poller had a chance to say that the
     /// peer takes it.
-    fn block_and_revisit(&mut self, index: u32) {
+    pub(super) fn block_and_revisit(&mut self, index: u32) {
         self.block(index);
         if self.lag_bytes(index) <= self.config.lag_bytes_max {
             return;
@@ -320,6 +321,18 @@ impl Shard {
         match behind {
             Some((id, _)) => self.revisited.push(id),
             None => self.overflow(index, Lag::Bytes),
+        }
+    }
+
+    /// Something changed about what a connection is behind in: where its socket is full, the flags
+    /// of its places and its lag have to be looked at again.
+    pub(super) fn judge_if_blocked(&mut self, index: u32) {
+        if self
+            .connections
+            .get(index)
+            .is_some_and(|c| c.blocked)
+        {
+            self.block_and_revisit(index);
         }
     }
 
