@@ -1,0 +1,155 @@
+//! A whole node in one thread: shards, clients that speak real bytes, and a seeded world between
+//! them that chops, delays, stalls and resets; and an account of what everyone was owed.
+//!
+//! ```text
+//!   seed ─► plan    bounds, rooms, clients
+//!           script  what clients do, step by step
+//!           world   the reactor's turns, the bus, the clock ── Shard × 1..4
+//!           wire    sockets of some size; every frame is judged as it is written by
+//!           session · member   what one connection was told and must be given
+//!           truth              what all of them together were shown
+//!           verdict  the end of the day
+//! ```
+//!
+//! The same seed gives the same day, to the byte. `SIM_SEED=7` runs one and tells every step;
+//! `SIM_SEEDS=10000 SIM_START=0` runs many, on two threads (`SIM_THREADS`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a simulation that cannot go on has failed
+
+mod member;
+mod peer;
+mod plan;
+mod script;
+mod session;
+mod truth;
+mod verdict;
+mod wire;
+mod world;
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use world::World;
+
+/// What was wrong, if anything.
+pub type Check = Result<(), String>;
+
+/// Steps that a failure tells.
+const STEPS_TOLD: usize = 400;
+
+/// The last things that happened, and a hash of all bytes that were written.
+pub struct Trace {
+    lines: VecDeque<String>,
+    echoing: bool,
+    hash: u64,
+}
+
+impl Trace {
+    fn new(echoing: bool) -> Trace {
+        Trace {
+            lines: VecDeque::new(),
+            echoing,
+            hash: 0xcbf2_9ce4_8422_2325,
+        }
+    }
+
+    /// Notes what happened.
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        let line = line();
+        if self.echoing {
+            eprintln!("{line}");
+        }
+        if self.lines.len() == STEPS_TOLD {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    /// Takes bytes that were written to somebody into the hash (FNV-1a).
+    pub fn digest(&mut self, to: u64, bytes: &[u8]) {
+        let all = to.to_le_bytes().into_iter().chain(bytes.iter().copied());
+        for byte in all {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+/// Runs a day. Its hash, or what was wrong with the last steps.
+fn run(seed: u64, echoing: bool) -> Result<u64, String> {
+    let mut world = World::new(seed, echoing);
+    let day = catch_unwind(AssertUnwindSafe(|| world.live().and_then(|()| world.end())));
+    let fault = match day {
+        Ok(Ok(())) => return Ok(world.trace.hash),
+        Ok(Err(fault)) => fault,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            format!("a panic: {}", text.unwrap_or_default())
+        }
+    };
+    let lines: Vec<&str> = world.trace.lines.iter().map(String::as_str).collect();
+    Err(format!(
+        "{}\n\nSEED {seed}: {fault}\nconfig {:?}",
+        lines.join("\n"),
+        world.plan.shard
+    ))
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs seeds on some threads until one fails. All of them, or the fault of the first.
+fn run_many(start: u64, count: u64) {
+    let next = AtomicU64::new(0);
+    let failed: Mutex<Option<String>> = Mutex::new(None);
+    let lock = || -> MutexGuard<'_, Option<String>> { failed.lock().unwrap() };
+    std::thread::scope(|scope| {
+        for _ in 0..number("SIM_THREADS").unwrap_or(2) {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count || lock().is_some() {
+                        return;
+                    }
+                    if let Err(fault) = run(start + n, false) {
+                        lock().get_or_insert(format!("{fault}\nafter {} seeds", n + 1));
+                    }
+                }
+            });
+        }
+    });
+    if let Some(fault) = lock().take() {
+        panic!("{fault}");
+    }
+}
+
+#[test]
+fn a_fixed_set_of_days_holds() {
+    if let Some(seed) = number("SIM_SEED") {
+        run(seed, true).unwrap();
+    } else {
+        run_many(
+            number("SIM_START").unwrap_or(0),
+            number("SIM_SEEDS").unwrap_or(300),
+        );
+    }
+}
+
+#[test]
+fn days_that_nobody_has_seen_hold() {
+    if number("SIM_SEED").or(number("SIM_SEEDS")).is_none() {
+        let start = u64::from(fastrand::u32(..)) << 16;
+        eprintln!("fresh seeds from SIM_START={start}");
+        run_many(start, 50);
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_day_to_the_byte() {
+    for seed in [3, 5, 8] {
+        assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
+    }
+}

@@ -1,0 +1,171 @@
+//! What a seed decides before the first step: cores, bounds, rooms, clients.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tidewheel::address::CoreId;
+use tidewheel::room::history::HistoryLimits;
+use tidewheel::room::home::RoomLimits;
+use tidewheel::shard::{Overflow, ShardConfig};
+
+/// How a client treats its socket.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Temper {
+    /// Takes everything at once, answers pings, breaks no rule: nothing may happen to it.
+    Good,
+    /// Takes a few bytes at a time, but keeps at it.
+    Choppy,
+    /// Stalls, breaks rules, vanishes.
+    Bad,
+}
+
+/// A simulated day.
+pub struct Plan {
+    /// The shards' configuration, but for `core`.
+    pub shard: ShardConfig,
+    /// Writes of a flush.
+    pub flush_budget: usize,
+    /// Steps before the day ends.
+    pub steps: usize,
+    /// Names of rooms.
+    pub rooms: Vec<String>,
+    /// A name and a temper for each client.
+    pub clients: Vec<(Option<String>, Temper)>,
+    /// The clock's first nanosecond.
+    pub starts_at: u64,
+    /// Rarely: so much is published at once that a log has more segments than a write has slices.
+    pub floods: bool,
+}
+
+fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
+    choices[rng.usize(..choices.len())]
+}
+
+fn ms(rng: &mut Rng, from: u64, to: u64) -> Duration {
+    Duration::from_millis(rng.u64(from..=to))
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(rng: &mut Rng) -> Plan {
+        let floods = rng.u8(..) == 0;
+        let cores = pick(rng, &[1u16, 2, 2, 3, 4]);
+        let mut shard = config(rng, cores);
+        let mut steps = rng.usize(150..900);
+        let mut clients = if rng.u8(..10) == 0 {
+            rng.usize(20..40)
+        } else {
+            rng.usize(2..12)
+        };
+        if floods {
+            (steps, clients) = (60, 3);
+            shard.message_bytes_max = 80_000;
+        }
+        let names = ["ann", "bob", "cy", "dee", "eve"];
+        let rooms = ["lobby", "games", "a/b", "räume", "x", "news"];
+        let rooms = rooms[..rng.usize(1..=rooms.len())].iter();
+        let client = |rng: &mut Rng| {
+            let name = (rng.u8(..5) > 0).then(|| pick(rng, &names).to_owned());
+            let temper = pick(
+                rng,
+                &[
+                    Temper::Good,
+                    Temper::Good,
+                    Temper::Choppy,
+                    Temper::Bad,
+                    Temper::Bad,
+                ],
+            );
+            (name, temper)
+        };
+        // Near the end of the shard's 32 bits of milliseconds, or at some odd nanosecond.
+        let wrap = (u64::from(u32::MAX) - rng.u64(..60_000)) * 1_000_000;
+        let starts_at = if rng.u8(..8) == 0 {
+            wrap
+        } else {
+            rng.u64(..1 << 40)
+        };
+        Plan {
+            flush_budget: pick(rng, &[1, 2, 3, 8, 64, 4096]),
+            steps,
+            rooms: rooms.map(|r| (*r).to_owned()).collect(),
+            clients: (0..clients).map(|_| client(rng)).collect(),
+            starts_at,
+            floods,
+            shard,
+        }
+    }
+
+    /// How long a client that means well may be left without a turn.
+    pub fn patience(&self) -> Duration {
+        let ShardConfig {
+            heartbeat_timeout,
+            lag_age_max,
+            handshake_timeout,
+            close_timeout,
+            ..
+        } = self.shard;
+        let least = heartbeat_timeout.min(lag_age_max);
+        least.min(handshake_timeout).min(close_timeout) / 2
+    }
+
+    /// Whether presence is told one by one, whatever happens.
+    pub fn presence_is_exact(&self) -> bool {
+        self.shard.presence_limit >= 1_000 && self.shard.overflow == Overflow::Evict
+    }
+}
+
+fn room_limits(rng: &mut Rng) -> RoomLimits {
+    let ttl = (rng.u8(..10) < 3).then(|| ms(rng, 500, 20_000));
+    let bytes_max = if rng.u8(..8) == 0 {
+        rng.usize(300..3_000)
+    } else {
+        1 << 26
+    };
+    RoomLimits {
+        history: HistoryLimits {
+            messages_max: pick(rng, &[0, 1, 3, 20, 20]),
+            bytes_max,
+            ttl,
+        },
+        idle_ttl: ms(rng, 500, 60_000),
+        idempotency_window: ms(rng, 500, 30_000),
+        idempotency_keys_max: pick(rng, &[1, 10_000, 10_000, 10_000]),
+    }
+}
+
+fn config(rng: &mut Rng, cores: u16) -> ShardConfig {
+    let presence_limit = if rng.u8(..4) == 0 {
+        rng.u64(1..4)
+    } else {
+        1_000
+    };
+    ShardConfig {
+        core: CoreId(0),
+        cores,
+        seed: rng.u64(..),
+        echo: rng.bool(),
+        page: b"page",
+        handshake_timeout: ms(rng, 1_000, 10_000),
+        head_bytes_max: 8_192,
+        close_timeout: ms(rng, 300, 3_000),
+        message_bytes_max: rng.usize(400..4_096),
+        fragments_max: rng.u32(4..16),
+        protocol_errors_max: rng.u32(1..8),
+        rooms_per_connection_max: pick(rng, &[1, 2, 64, 64]),
+        rooms_max: pick(rng, &[1, 10_000, 10_000, 10_000, 10_000, 10_000, 10_000]),
+        room: room_limits(rng),
+        presence_limit,
+        overflow: pick(rng, &[Overflow::Evict, Overflow::Skip, Overflow::Latest]),
+        lag_bytes_max: pick(rng, &[200, 1_000, 5_000, 1 << 20]),
+        lag_age_max: ms(rng, 500, 10_000),
+        coalesce: if rng.u8(..4) == 0 {
+            ms(rng, 1, 50)
+        } else {
+            Duration::ZERO
+        },
+        answer_bytes_max: pick(rng, &[100, 1_000, 10_000, 1 << 20]),
+        heartbeat_interval: ms(rng, 1_000, 30_000),
+        heartbeat_timeout: ms(rng, 500, 10_000),
+    }
+}

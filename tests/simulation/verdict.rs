@@ -1,0 +1,239 @@
+//! The end of a day: what must be true when everything has come to rest, and when everyone has
+//! gone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidewheel::shard::Footprint;
+
+use crate::Check;
+use crate::peer::Peer;
+use crate::session::Question;
+use crate::world::World;
+
+impl World {
+    /// Ends the day and judges it.
+    pub fn end(&mut self) -> Check {
+        for peer in &mut self.peers {
+            peer.stalled &= peer.for_good;
+        }
+        let shard = &self.plan.shard;
+        let long = shard.heartbeat_interval + shard.heartbeat_timeout + shard.lag_age_max;
+        let long = long + shard.close_timeout + Duration::from_secs(1);
+        // A ping, its verdict, the end of a close that nobody takes; and once more for good measure.
+        for _ in 0..5 {
+            self.advance(long)?;
+        }
+        self.settle()?;
+        self.trace.note(|| "the day is over".into());
+        self.dead_are_gone()?;
+        self.inquire()?;
+        self.settle()?;
+        for id in 0..self.peers.len() {
+            if self.peers[id].is_open() && self.peers[id].session.echoes.is_none() {
+                self.judge_peer(id).map_err(|f| format!("peer {id}: {f}"))?;
+            }
+        }
+        self.counts_agree()?;
+        self.judge_directs()?;
+        self.everyone_goes()?;
+        self.nothing_is_left()?;
+        self.truth.judge(&self.plan)
+    }
+
+    fn dead_are_gone(&self) -> Check {
+        let dead = |p: &Peer| p.index.is_some() && p.for_good;
+        match self.peers.iter().position(dead) {
+            Some(id) => Err(format!("peer {id} has stalled for good and is still here")),
+            None => Ok(()),
+        }
+    }
+
+    /// Everyone asks who is in each room, and where the room stands.
+    fn inquire(&mut self) -> Check {
+        for id in 0..self.peers.len() {
+            if !self.peers[id].is_open() || self.peers[id].session.echoes.is_some() {
+                continue;
+            }
+            for room in self.plan.rooms.clone() {
+                self.ask(id, Question::Members { room: room.clone() });
+                let (since, limit) = (None, Some(0));
+                self.ask(id, Question::History { room, since, limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// The users of a room with their connections, as their clients know it.
+    fn listing(&self, room: &str) -> BTreeMap<String, u64> {
+        let mut users = BTreeMap::new();
+        for peer in &self.peers {
+            let is_in = peer.is_open() && peer.session.members.contains_key(room);
+            if let (true, Some(user)) = (is_in, &peer.session.user) {
+                *users.entry(user.clone()).or_default() += 1;
+            }
+        }
+        users
+    }
+
+    fn judge_peer(&mut self, id: usize) -> Check {
+        let session = &self.peers[id].session;
+        let answerless = |q: &Question| matches!(q, Question::Signal { .. });
+        if let Some((id, p)) = session
+            .pending
+            .iter()
+            .find(|(_, p)| !answerless(&p.question))
+        {
+            return Err(format!("{id} was never answered: {:?}", p.question));
+        }
+        if !session.pings.is_empty() {
+            return Err("a ping was never answered".into());
+        }
+        for room in &self.plan.rooms {
+            let users = self.listing(room);
+            let expected = (users.len() as u64, users);
+            if session.listings.get(room) != Some(&expected) {
+                let told = session.listings.get(room);
+                return Err(format!("{room} has {expected:?}, and it was told {told:?}"));
+            }
+            let Some(member) = session.members.get(room) else {
+                continue;
+            };
+            let (epoch, newest) = self.truth.finals.get(room).ok_or("no final position")?;
+            if *epoch != member.epoch {
+                return Err(format!("{room} is at {epoch}, not {}", member.epoch));
+            }
+            if let Some(watch) = &member.watch {
+                let (count, users) = &expected;
+                let wrong = watch
+                    .users
+                    .iter()
+                    .find(|(user, here)| users.contains_key(*user) != **here);
+                if watch.count != *count || (wrong.is_some() && self.plan.presence_is_exact()) {
+                    return Err(format!(
+                        "{room}: it saw {} users, {wrong:?}; there are {expected:?}",
+                        watch.count
+                    ));
+                }
+            }
+            let (epoch, missing) = (epoch.clone(), (member.position + 1, *newest));
+            self.truth.excuse(id, room, &epoch, missing)?;
+        }
+        Ok(())
+    }
+
+    fn counts_agree(&mut self) -> Check {
+        for core in 0..self.cores.len() {
+            let here = |p: &&Peer| p.core == core && p.index.is_some();
+            let here = self.peers.iter().filter(here).count();
+            let shard = &mut self.cores[core].shard;
+            let counted = shard.footprint().connections;
+            let gauge = shard.metrics().connections.open_total();
+            if counted != here || gauge != here as u64 {
+                return Err(format!(
+                    "core {core} has {counted} connections, its gauge {gauge}; there are {here}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_directs(&self) -> Check {
+        for (n, direct) in self.truth.directs.iter().enumerate() {
+            if direct.refused && !direct.got.is_empty() {
+                return Err(format!("direct {n} was refused and delivered"));
+            }
+            for (id, peer) in self.peers.iter().enumerate() {
+                let known = peer.known_since.is_some_and(|r| r <= direct.rests);
+                let owed =
+                    known && peer.is_open() && peer.session.user.as_ref() == Some(&direct.to);
+                let missed = direct.accepted && !direct.got.contains_key(&id);
+                if owed && (missed || direct.refused) {
+                    return Err(format!(
+                        "direct {n} of peer {} never came to peer {id}",
+                        direct.from
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn everyone_goes(&mut self) -> Check {
+        if self.rng.bool() {
+            self.drain()?;
+        } else {
+            for id in 0..self.peers.len() {
+                let peer = &mut self.peers[id];
+                match self.rng.u8(..3) {
+                    0 if !peer.silent => peer.close(1001, &mut self.rng),
+                    1 => peer.socket.broken = true,
+                    _ => peer.leaving = true,
+                }
+            }
+        }
+        let close_timeout = self.plan.shard.close_timeout;
+        self.settle()?;
+        for _ in 0..2 {
+            self.advance(close_timeout + Duration::from_millis(2))?;
+            self.settle()?;
+        }
+        match self.peers.iter().position(|p| p.index.is_some()) {
+            Some(id) => Err(format!("peer {id} is still here after everyone left")),
+            None => Ok(()),
+        }
+    }
+
+    fn drain(&mut self) -> Check {
+        self.draining = true;
+        let window = Duration::from_millis(self.rng.u64(..10_000));
+        self.trace.note(|| format!("a drain within {window:?}"));
+        for peer in &mut self.peers {
+            peer.session.allowed.insert(4200);
+        }
+        let now = self.now();
+        for core in &mut self.cores {
+            core.shard.handle_drain(now, window);
+        }
+        self.settle()?;
+        let ends = self.mono + window + Duration::from_millis(2);
+        while self.mono < ends {
+            self.advance(window / 10 + Duration::from_millis(1))?;
+        }
+        self.settle()?;
+        let warned = |p: &Peer| p.session.warned || p.session.echoes.is_some();
+        let unwarned =
+            |p: &Peer| p.session.closed == Some(4200) && p.session.user.is_some() && !warned(p);
+        if let Some(id) = self.peers.iter().position(unwarned) {
+            return Err(format!("peer {id} was not told of the shutdown"));
+        }
+        match self.peers.iter().position(Peer::is_open) {
+            Some(id) => Err(format!("peer {id} is open after the drain")),
+            None => Ok(()),
+        }
+    }
+
+    /// Once nobody is there and all times are over, nothing is held.
+    fn nothing_is_left(&mut self) -> Check {
+        let room = &self.plan.shard.room;
+        let long = room.idle_ttl + room.history.ttl.unwrap_or_default() + room.idempotency_window;
+        for _ in 0..3 {
+            self.advance(long + Duration::from_secs(2))?;
+        }
+        self.settle()?;
+        for core in 0..self.cores.len() {
+            let shard = &mut self.cores[core].shard;
+            let footprint = shard.footprint();
+            let pending = shard.pending_frames();
+            if footprint != Footprint::default() || pending > 0 || shard.wants_flush() {
+                return Err(format!(
+                    "core {core} still holds {footprint:?}, {pending} frames"
+                ));
+            }
+            if !shard.metrics().ledger.balances(0) {
+                return Err(format!("core {core}'s ledger has something pending"));
+            }
+        }
+        Ok(())
+    }
+}
