@@ -200,6 +200,7 @@ impl Shard {
                     tally,
                 };
             }
+            let mut offered = head - member.cursor;
             let sent = match log.contiguous_from(member.cursor) {
                 Some(slice) => transport.send(member.connection, slice),
                 None => {
@@ -208,6 +209,7 @@ impl Shard {
                         .take(SLICES_MAX)
                         .map(IoSlice::new)
                         .collect();
+                    offered = slices.iter().map(|s| s.len() as u64).sum();
                     transport.send_vectored(member.connection, &slices)
                 }
             };
@@ -225,7 +227,12 @@ impl Shard {
                     delivered.messages += part.messages;
                     delivered.signals += part.signals;
                     member.cursor = to;
-                    findings.push(Finding::Blocked(member.connection));
+                    findings.push(if (count as u64) < offered {
+                        Finding::Blocked(member.connection)
+                    } else {
+                        // More than one write can hold: the rest goes by the careful way.
+                        Finding::Careful(member.connection)
+                    });
                 }
                 Sent::Full => findings.push(Finding::Blocked(member.connection)),
                 Sent::Gone => findings.push(Finding::Gone(member.connection)),
