@@ -100,7 +100,7 @@ pub struct Footprint {
 }
 
 /// What waits for one connection.
-#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Backlog {
     /// Bytes of others' messages.
     pub lag_bytes: u64,
@@ -108,6 +108,8 @@ pub struct Backlog {
     pub answer_bytes: usize,
     /// Its socket is full.
     pub is_blocked: bool,
+    /// How far it has come: the bounds hold for what is not closing.
+    pub phase: Phase,
 }
 
 /// The state of one core.
@@ -326,6 +328,7 @@ impl Shard {
             lag_bytes: self.lag_bytes(index),
             answer_bytes: connection.queue.as_ref().map_or(0, |q| q.answer_bytes()),
             is_blocked: connection.blocked,
+            phase: connection.phase,
         })
     }
 
