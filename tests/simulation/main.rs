@@ -26,7 +26,7 @@ mod verdict;
 mod wire;
 mod world;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -76,12 +76,15 @@ impl Trace {
     }
 }
 
-/// Runs a day. Its hash, or what was wrong with the last steps.
-fn run(seed: u64, echoing: bool) -> Result<u64, String> {
+/// How often what was told to somebody.
+type Told = BTreeMap<String, u64>;
+
+/// Runs a day. Its hash and what was told, or what was wrong with the last steps.
+fn run(seed: u64, echoing: bool) -> Result<(u64, Told), String> {
     let mut world = World::new(seed, echoing);
     let day = catch_unwind(AssertUnwindSafe(|| world.live().and_then(|()| world.end())));
     let fault = match day {
-        Ok(Ok(())) => return Ok(world.trace.hash),
+        Ok(Ok(())) => return Ok((world.trace.hash, world.truth.told)),
         Ok(Err(fault)) => fault,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
@@ -101,41 +104,102 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs seeds on some threads until one fails. All of them, or the fault of the first.
-fn run_many(start: u64, count: u64) {
-    let next = AtomicU64::new(0);
-    let failed: Mutex<Option<String>> = Mutex::new(None);
-    let lock = || -> MutexGuard<'_, Option<String>> { failed.lock().unwrap() };
-    std::thread::scope(|scope| {
-        for _ in 0..number("SIM_THREADS").unwrap_or(2) {
-            scope.spawn(|| {
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    if n >= count || lock().is_some() {
-                        return;
-                    }
-                    if let Err(fault) = run(start + n, false) {
-                        lock().get_or_insert(format!("{fault}\nafter {} seeds", n + 1));
-                    }
-                }
-            });
-        }
-    });
-    if let Some(fault) = lock().take() {
-        panic!("{fault}");
-    }
+/// What all threads together have found.
+#[derive(Default)]
+struct Found {
+    fault: Option<String>,
+    told: Told,
 }
 
+/// Runs seeds on some threads until one fails. What was told on all of them.
+fn run_many(start: u64, count: u64) -> Told {
+    let next = AtomicU64::new(0);
+    let found = Mutex::new(Found::default());
+    let lock = || -> MutexGuard<'_, Found> { found.lock().unwrap() };
+    let work = || {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= count || lock().fault.is_some() {
+                return;
+            }
+            match run(start + n, false) {
+                Ok((_, told)) => {
+                    let mut found = lock();
+                    for (what, times) in told {
+                        *found.told.entry(what).or_default() += times;
+                    }
+                }
+                Err(fault) => {
+                    let fault = format!("{fault}\nafter {} seeds", n + 1);
+                    lock().fault.get_or_insert(fault);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..number("SIM_THREADS").unwrap_or(2) {
+            scope.spawn(work);
+        }
+    });
+    let Found { fault, told } = std::mem::take(&mut *lock());
+    if let Some(fault) = fault {
+        panic!("{fault}");
+    }
+    told
+}
+
+/// What a few hundred days must have met, or they prove little.
+const MET: [&str; 34] = [
+    "auth_response",
+    "close 1000",
+    "close 1001",
+    "close 1002",
+    "close 1003",
+    "close 1005",
+    "close 1007",
+    "close 1009",
+    "close 4006",
+    "close 4100",
+    "close 4101",
+    "close 4102",
+    "close 4103",
+    "close 4200",
+    "direct_message",
+    "error 4006",
+    "error 4010",
+    "error 4013",
+    "error 4014",
+    "error 4100",
+    "history",
+    "messages_missed",
+    "pong",
+    "presence join",
+    "presence leave",
+    "presence summary",
+    "read_receipt",
+    "recovered",
+    "room_joined",
+    "room_left",
+    "room_members",
+    "server_shutdown",
+    "typing_start",
+    "typing_stop",
+];
+
 #[test]
-fn a_fixed_set_of_days_holds() {
+fn a_fixed_set_of_days_holds_and_meets_everything() {
     if let Some(seed) = number("SIM_SEED") {
         run(seed, true).unwrap();
-    } else {
-        run_many(
-            number("SIM_START").unwrap_or(0),
-            number("SIM_SEEDS").unwrap_or(300),
-        );
+        return;
     }
+    let told = run_many(
+        number("SIM_START").unwrap_or(0),
+        number("SIM_SEEDS").unwrap_or(300),
+    );
+    eprintln!("{told:?}");
+    let is_default = number("SIM_START").or(number("SIM_SEEDS")).is_none();
+    let never = MET.iter().find(|what| !told.contains_key(**what));
+    assert!(!is_default || never.is_none(), "never met: {never:?}");
 }
 
 #[test]

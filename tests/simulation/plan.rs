@@ -51,7 +51,7 @@ impl Plan {
         let floods = rng.u8(..) == 0;
         let cores = pick(rng, &[1u16, 2, 2, 3, 4]);
         let mut shard = config(rng, cores);
-        let mut steps = rng.usize(150..900);
+        let mut steps = rng.usize(150..1_500);
         let mut clients = if rng.u8(..10) == 0 {
             rng.usize(20..40)
         } else {

@@ -181,6 +181,12 @@ impl World {
     fn misbehave(&mut self, id: usize) {
         let kind = self.rng.u8(..12);
         self.trace.note(|| format!("peer {id} misbehaves, {kind}"));
+        if kind == 8 {
+            for _ in 0..=self.plan.shard.protocol_errors_max {
+                self.say_nonsense(id);
+            }
+            return;
+        }
         let max = self.plan.shard.message_bytes_max;
         let rng = &mut self.rng;
         let peer = &mut self.peers[id];

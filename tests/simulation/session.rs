@@ -114,6 +114,7 @@ impl Session {
                     _ => 1005,
                 };
                 self.closed = Some(code);
+                truth.count(format!("close {code}"));
                 if self.allowed.contains(&code) {
                     Ok(())
                 } else {
@@ -149,6 +150,12 @@ impl Session {
     fn take_event(&mut self, text: &str, event: &Value, truth: &mut Truth, now_ms: u64) -> Check {
         let kind = event["type"].as_str().ok_or("no type")?;
         let payload = &event["payload"];
+        truth.count(match kind {
+            "error" => format!("error {}", payload["code"]),
+            "presence_update" => format!("presence {}", payload["event"].as_str().unwrap_or("")),
+            "room_joined" if payload["recovered"] == true => "recovered".to_owned(),
+            kind => kind.to_owned(),
+        });
         if kind == "connection_established" {
             return self.established(payload);
         }

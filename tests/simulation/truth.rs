@@ -94,6 +94,8 @@ pub struct Truth {
     gaps: Vec<Gap>,
     /// The final offset of each room, as asked at the end of the day.
     pub finals: BTreeMap<String, Place>,
+    /// How often what was told to somebody.
+    pub told: BTreeMap<String, u64>,
 }
 
 /// The wall clock at the start of every day: 2026-01-01T00:00:00Z.
@@ -168,6 +170,11 @@ impl Truth {
             to,
         });
         Ok(())
+    }
+
+    /// Counts something that was told.
+    pub fn count(&mut self, what: impl Into<String>) {
+        *self.told.entry(what.into()).or_default() += 1;
     }
 
     pub fn glimpse(&mut self, glimpse: Glimpse) {
