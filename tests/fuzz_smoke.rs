@@ -3,14 +3,16 @@
 //! `tests/corpus/<target>/` holds one file for each shape or fault worth keeping. A crash that
 //! libFuzzer finds goes there, under a name that says what it was.
 
-#![allow(clippy::unwrap_used)] // a corpus that cannot be read is a failed test
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a corpus that cannot be read is a failed test
 
 mod fuzz_bodies;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// Enough to meet most branches in a second or two; the long search is libFuzzer's.
+/// Enough to meet most branches in a second or two. `FUZZ_SECONDS` in the environment searches for
+/// that long instead, from seeds of its own; the search that learns is libFuzzer's.
 const MUTATIONS: u64 = 6_000;
 
 /// One test for each target of `fuzz_bodies`.
@@ -24,8 +26,10 @@ macro_rules! targets {
 }
 
 targets! {
+    envelope,
     frame_decoder,
     http_head,
+    shard_ops,
 }
 
 /// Runs `body` over the corpus of `target` and over mutations of it.
@@ -35,11 +39,24 @@ fn smoke(target: &str, body: fn(&[u8])) {
     for (name, data) in &corpus {
         run(body, data, || format!("{target}/{name}"));
     }
-    for seed in 0..MUTATIONS {
+    for seed in seeds() {
         let data = mutate(&corpus, &mut fastrand::Rng::with_seed(seed));
         run(body, &data, || format!("{target}, mutation of seed {seed}"));
     }
     run(body, b"", || format!("{target}, nothing"));
+}
+
+/// The seeds of the mutations: the same ones every time, or new ones for as long as was asked for.
+#[allow(clippy::disallowed_methods)] // how long to search is a matter of the real clock
+fn seeds() -> Box<dyn Iterator<Item = u64>> {
+    let seconds = std::env::var("FUZZ_SECONDS")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let Some(seconds) = seconds.map(Duration::from_secs) else {
+        return Box::new(0..MUTATIONS);
+    };
+    let (began, first) = (Instant::now(), fastrand::u64(MUTATIONS..1 << 60));
+    Box::new((first..).take_while(move |_| began.elapsed() < seconds))
 }
 
 /// Runs `body`, and says which input it was if it panics.
@@ -85,7 +102,10 @@ fn mutate(corpus: &[(String, Vec<u8>)], rng: &mut fastrand::Rng) -> Vec<u8> {
                 data.splice(at..at, copy);
             }
             5 => {
-                let noise: Vec<u8> = (0..rng.usize(1..8)).map(|_| rng.u8(..)).collect();
+                // Mostly short, sometimes longer than anything in the corpus.
+                let longest = 2 << rng.u8(..9);
+                let count = rng.usize(1..longest);
+                let noise: Vec<u8> = (0..count).map(|_| rng.u8(..)).collect();
                 data.splice(at..at, noise);
             }
             _ => {
