@@ -226,11 +226,7 @@ impl Shard {
             self.skip(index, id, member);
         }
         // What is left is the rest of a frame, in the queue now, and perhaps one newest message.
-        if self
-            .connections
-            .get(index)
-            .is_some_and(|c| c.blocked)
-        {
+        if self.connections.get(index).is_some_and(|c| c.blocked) {
             self.block(index);
         }
         self.rearm_lag_age(index);

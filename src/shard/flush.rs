@@ -87,6 +87,7 @@ impl Shard {
                 break;
             };
             self.flush_connection(index, transport);
+            self.revisit_if_over(index);
             left -= 1;
             spent += 1;
         }
@@ -100,7 +101,12 @@ impl Shard {
             }
         }
         for feed in std::mem::take(&mut self.revisited) {
-            self.queue_feed(feed);
+            // Where a pass is still under way, another one has to follow it.
+            match Self::feed_ref(&self.locals, feed) {
+                Some(known) if known.queued => self.revisited.push(feed),
+                Some(_) => self.queue_feed(feed),
+                None => {}
+            }
         }
         !self.wants_flush()
     }
@@ -257,14 +263,18 @@ impl Shard {
             Finding::Blocked(index) => {
                 self.metrics.flush.would_block += 1;
                 self.note_under_way(id, index);
-                self.block_and_revisit(index);
+                self.block(index);
+                self.revisit_if_over(index);
             }
             Finding::Behind(index) => {
                 self.watch_lag(id, index);
                 self.judge_lag(index, transport);
             }
             Finding::Gone(index) => self.drop_connection(index, 1006),
-            Finding::Careful(index) => self.flush_connection(index, transport),
+            Finding::Careful(index) => {
+                self.flush_connection(index, transport);
+                self.revisit_if_over(index);
+            }
         }
     }
 
@@ -308,20 +318,18 @@ impl Shard {
         self.arm_lag_age(index);
     }
 
-    /// The socket is full, and what it left behind may be more than the bound already: a burst of
-    /// one turn may be. It is judged in the next turn, once the poller had a chance to say that the
-    /// peer takes it.
-    pub(super) fn block_and_revisit(&mut self, index: u32) {
-        self.block(index);
-        if self.lag_bytes(index) <= self.config.lag_bytes_max {
+    /// Where a socket is full and what it left behind is over the bound already, as a burst of one
+    /// turn may be: lets a pass of the next turn judge it, once the poller had a chance to say that
+    /// the peer takes it.
+    fn revisit_if_over(&mut self, index: u32) {
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        if !connection.blocked || self.lag_bytes(index) <= self.config.lag_bytes_max {
             return;
         }
-        let connection = self.connections.get(index);
-        let mut feeds = connection
-            .into_iter()
-            .flat_map(|c| c.subscriptions.iter())
-            .flat_map(|s| s.feeds());
         let locals = &self.locals;
+        let mut feeds = connection.subscriptions.iter().flat_map(|s| s.feeds());
         let behind = feeds.find(|(id, member)| {
             Self::feed_ref(locals, *id).is_some_and(|feed| feed.lag_bytes(*member) > 0)
         });
@@ -333,13 +341,10 @@ impl Shard {
 
     /// Something changed about what a connection is behind in: where its socket is full, the flags
     /// of its places and its lag have to be looked at again.
-    pub(super) fn judge_if_blocked(&mut self, index: u32) {
-        if self
-            .connections
-            .get(index)
-            .is_some_and(|c| c.blocked)
-        {
-            self.block_and_revisit(index);
+    pub(super) fn look_again_if_blocked(&mut self, index: u32) {
+        if self.connections.get(index).is_some_and(|c| c.blocked) {
+            self.block(index);
+            self.revisit_if_over(index);
         }
     }
 
@@ -408,6 +413,9 @@ impl Shard {
 
     /// Writes everything that one connection is owed: the rest of a frame under way, its own queue,
     /// its feeds.
+    ///
+    /// Whether the socket filled before all was written is left in the connection; what that means
+    /// is the caller's to judge.
     pub(super) fn flush_connection(&mut self, index: u32, transport: &mut impl Transport) {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
@@ -435,12 +443,12 @@ impl Shard {
                     }
                     if count < offered {
                         self.metrics.flush.would_block += 1;
-                        self.block_and_revisit(index);
+                        self.block(index);
                     }
                 }
                 Sent::Full => {
                     self.metrics.flush.would_block += 1;
-                    self.block_and_revisit(index);
+                    self.block(index);
                 }
                 Sent::Gone => return self.drop_connection(index, 1006),
             }

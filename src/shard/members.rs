@@ -117,7 +117,7 @@ impl Shard {
             room.user_count = welcome.members;
         }
         self.enrol(index, local, welcome.presence);
-        self.judge_if_blocked(index);
+        self.look_again_if_blocked(index);
         if self.is_home_elsewhere(&welcome.room) {
             self.give_back(index, CREDITS / 16);
         } else {
@@ -209,7 +209,7 @@ impl Shard {
             &Event::RoomLeft { room: room.name() },
             correlation_id,
         );
-        self.judge_if_blocked(index);
+        self.look_again_if_blocked(index);
         if self.is_home_elsewhere(room) {
             self.give_back(index, 1);
         }

@@ -787,7 +787,7 @@ impl Client {
             .expect("a message of a room that it is in");
         match *progress {
             Progress::Joined(offset) => {
-                assert!(from <= offset + 1, "{room}: {from} after {offset}")
+                assert!(from <= offset + 1, "{room}: {from} after {offset}");
             }
             Progress::At(before) => assert_eq!(from, before + 1, "{room}"),
         }
