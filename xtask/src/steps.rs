@@ -58,7 +58,7 @@ impl From<Verdict> for Outcome {
 /// Quick checks first; then what needs the dependency tree. It is built three times at most: its
 /// types for clippy, its code for the tests, its code in the `quick` profile for the server that
 /// the clients talk to.
-pub const STEPS: [Step; 10] = [
+pub const STEPS: [Step; 11] = [
     Step {
         name: "system",
         about: "install missing programs: chromium, node, npm, python3, rustfmt, clippy",
@@ -144,7 +144,13 @@ pub const STEPS: [Step; 10] = [
         name: "clients-python",
         about: "Python clients against the server",
         needs: &["build", "python"],
-        run: clients_python,
+        run: |workspace| clients_python(workspace, "run.py"),
+    },
+    Step {
+        name: "rfc6455",
+        about: "/echo against the cases of an exhaustive RFC 6455 client",
+        needs: &["build", "python"],
+        run: |workspace| clients_python(workspace, "rfc6455.py"),
     },
 ];
 
@@ -179,8 +185,8 @@ fn clients_node(workspace: &Workspace) -> Outcome {
     counted(&mut command)
 }
 
-fn clients_python(workspace: &Workspace) -> Outcome {
-    let script = workspace.python_clients().join("run.py");
+fn clients_python(workspace: &Workspace, script: &str) -> Outcome {
+    let script = workspace.python_clients().join(script);
     if let Some(outcome) = absent(&script).or_else(|| no_server(workspace)) {
         return outcome;
     }
