@@ -369,3 +369,6 @@ impl Feed {
             + self.exclusions.capacity() * size_of::<Exclusion>()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -480,3 +480,6 @@ pub enum Upkeep {
     /// Nobody was in the room for so long that it goes away.
     Forget,
 }
+
+#[cfg(test)]
+mod tests;
