@@ -381,7 +381,7 @@ impl Shard {
     }
 
     fn take_text(&mut self, index: u32, text: &str) {
-        let mut parser = std::mem::take(&mut self.parser);
+        let mut parser = self.parser.take().unwrap_or_default();
         match parser.parse(text) {
             Ok(request) => {
                 self.metrics
@@ -395,7 +395,7 @@ impl Shard {
                 self.scold(index, &malformed);
             }
         }
-        self.parser = parser;
+        self.parser = Some(parser);
         self.pause_if_needed(index);
     }
 

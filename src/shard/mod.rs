@@ -120,7 +120,8 @@ pub struct Shard {
     hasher: ahash::RandomState,
     /// The same on all cores: it decides where a room or a user is at home.
     placement: ahash::RandomState,
-    parser: Parser,
+    /// Lent while a message is obeyed. A new one would allocate: eight times for each message.
+    parser: Option<Box<Parser>>,
     scratch: Vec<u8>,
 
     connections: Blocks<Connection>,
@@ -161,7 +162,7 @@ impl Shard {
             now,
             rng: fastrand::Rng::with_seed(config.seed ^ mix(core + 1)),
             placement: hasher.clone(),
-            parser: Parser::new(),
+            parser: Some(Box::default()),
             scratch: Vec::new(),
             connections: Blocks::default(),
             generations: Vec::new(),

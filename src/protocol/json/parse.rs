@@ -33,7 +33,7 @@ impl fmt::Debug for Parser {
 }
 
 impl Parser {
-    /// A parser that has not taken memory yet.
+    /// A parser with memory for short messages: making one costs more than a message does.
     pub fn new() -> Parser {
         Parser {
             envelope: Outline::new(),
