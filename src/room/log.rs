@@ -152,6 +152,11 @@ impl Log {
         self.body.is_none()
     }
 
+    /// Frames that are kept.
+    pub fn frame_count(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.entries.len())
+    }
+
     /// Bytes of memory that the log holds.
     pub fn heap_bytes(&self) -> usize {
         self.body.as_ref().map_or(0, |body| {

@@ -95,6 +95,8 @@ pub struct Footprint {
     pub timers: usize,
     /// Bytes in logs and their members.
     pub log_bytes: usize,
+    /// Frames in logs: none where everyone has caught up.
+    pub log_frames: usize,
     /// Bytes of history.
     pub history_bytes: usize,
 }
@@ -287,6 +289,10 @@ impl Shard {
                 .map_or(0, |f| f.log.heap_bytes() + f.heap_bytes());
             presence + local.messages.log.heap_bytes() + local.messages.heap_bytes()
         };
+        let frames = |local: &LocalRoom| {
+            let presence = local.presence.as_ref().map_or(0, |f| f.log.frame_count());
+            presence + local.messages.log.frame_count()
+        };
         Footprint {
             connections: self.connections.len(),
             locals: self.locals.len(),
@@ -294,6 +300,7 @@ impl Shard {
             users: self.users.len(),
             timers: self.wheel.len(),
             log_bytes: self.locals.iter().map(|(_, _, local)| logs(local)).sum(),
+            log_frames: self.locals.iter().map(|(_, _, local)| frames(local)).sum(),
             history_bytes: self
                 .homes
                 .iter()
