@@ -20,8 +20,8 @@ impl World {
         let shard = &self.plan.shard;
         let long = shard.heartbeat_interval + shard.heartbeat_timeout + shard.lag_age_max;
         let long = long + shard.close_timeout + Duration::from_secs(1);
-        // A ping, its verdict, the end of a close that nobody takes; and once more for good measure.
-        for _ in 0..5 {
+        // A ping, its verdict, the end of a close that nobody takes; kernels may hide some of them.
+        for _ in 0..10 {
             self.advance(long)?;
         }
         self.settle()?;

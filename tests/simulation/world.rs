@@ -16,6 +16,9 @@ use crate::truth::{BASE_UNIX_MS, Truth};
 use crate::wire::{Stage, Wire};
 use crate::{Check, Trace};
 
+/// What a connection gets without asking, roughly: the HTTP response, `connection_established`.
+const UNASKED_BYTES: usize = 1_000;
+
 /// One core and its sockets.
 pub struct Core {
     pub shard: Shard,
@@ -240,6 +243,20 @@ impl World {
         self.trace
             .note(|| format!("  {} bytes from peer {id}", bytes.len()));
         shard.handle_bytes(now, index, &mut bytes);
+        let answers = shard.backlog(index).map_or(0, |b| match b.phase {
+            Phase::Native | Phase::Echo => b.answer_bytes,
+            _ => 0,
+        });
+        // What comes unasked, as `messages_missed` does, pauses nobody before its next command.
+        let max = match self.plan.shard.overflow {
+            Overflow::Evict => self.plan.shard.answer_bytes_max + UNASKED_BYTES,
+            Overflow::Skip | Overflow::Latest => usize::MAX,
+        };
+        if answers > max && shard.wants_read(index) {
+            return Err(format!(
+                "peer {id} has {answers} bytes of answers, and is read"
+            ));
+        }
         self.audit(core, "bytes")?;
         Ok(true)
     }
@@ -446,7 +463,7 @@ impl World {
             }
             if self.is_settled() {
                 self.rest();
-                return Ok(());
+                return self.logs_are_empty();
             }
         }
         let busy = self.peers.iter().position(|p| !p.is_settled());
@@ -457,6 +474,19 @@ impl World {
                 .map(|c| c.shard.wants_flush())
                 .collect::<Vec<_>>()
         ))
+    }
+
+    /// Where nobody is behind, no log holds anything.
+    fn logs_are_empty(&self) -> Check {
+        for (core, Core { shard, .. }) in self.cores.iter().enumerate() {
+            let blocked = |(_, index)| shard.backlog(index).is_some_and(|b| b.is_blocked);
+            let is_behind = self.peers_of(core).into_iter().any(blocked);
+            let frames = shard.footprint().log_frames;
+            if frames > 0 && !is_behind && self.plan.shard.coalesce.is_zero() {
+                return Err(format!("core {core} keeps {frames} frames for nobody"));
+            }
+        }
+        Ok(())
     }
 
     fn is_settled(&self) -> bool {
