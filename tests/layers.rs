@@ -30,9 +30,10 @@ const LEVELS: [(u8, &[&str]); 8] = [
 ];
 
 /// What may look sideways, at what, and why.
-const SIDEWAYS: [(&str, &str, &str); 3] = [
+const SIDEWAYS: [(&str, &str, &str); 4] = [
     ("main", "cli", "the program is its command line and a run"),
     ("wheel", "time", "deadlines are instants"),
+    ("wheel", "blocks", "its timers lie in chunks"),
     (
         "gate",
         "protocol",

@@ -369,12 +369,8 @@ impl Shard {
         }
         // The socket may have room again, and the news of it wait behind the messages that this
         // turn took in: nobody is judged without a last offer.
-        let revisited = self.revisited.len();
         self.unblock(index);
         self.flush_connection(index, transport);
-        // This was the other turn: with `latest`, the newest messages of many rooms may stay above
-        // the bound, and coming back for them in every turn would be a loop without a pause.
-        self.revisited.truncate(revisited);
         if self.lag_bytes(index) > self.config.lag_bytes_max {
             self.overflow(index, Lag::Bytes);
         }

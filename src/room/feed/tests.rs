@@ -1,5 +1,7 @@
 //! A feed by hand: members, passes, pins, exclusions.
 
+#![allow(clippy::type_complexity, reason = "tables of cases")]
+
 use super::*;
 
 /// Longer than half a segment of the log: no two of them share one.

@@ -1,5 +1,7 @@
 //! A room at home by hand: who is in, what it accepts, what it keeps.
 
+#![allow(clippy::type_complexity, reason = "tables of cases")]
+
 use super::*;
 use crate::protocol::ClientId;
 
