@@ -152,6 +152,9 @@ impl Shard {
     pub(super) fn linger(&mut self, index: u32) {
         if let Some(connection) = self.connections.get(index) {
             debug_assert!(connection.queue.is_none());
+            if connection.ended {
+                return self.drop_connection(index, connection.close_code);
+            }
             self.set_phase(index, Phase::Lingering);
             self.actions.push_back(Action::ShutdownWrite(index));
         }

@@ -97,6 +97,8 @@ pub(super) struct Connection {
     pub queued: bool,
     /// It is not read until its answers have been taken.
     pub paused: bool,
+    /// The peer sends nothing any more.
+    pub ended: bool,
     /// The close code with which it ends, for the ledger.
     pub close_code: u16,
 }
@@ -122,6 +124,7 @@ impl Connection {
             blocked: false,
             queued: false,
             paused: false,
+            ended: false,
             close_code: 1006,
         }
     }

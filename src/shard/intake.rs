@@ -130,6 +130,15 @@ impl Shard {
     /// The peer has shut its sending side, or the socket is broken.
     pub fn handle_end(&mut self, now: Now, index: u32) {
         self.set_now(now);
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
+        if connection.phase == Phase::Closing && !connection.ended {
+            // It may have shut its sending side only, and still wait for its last bytes. If not,
+            // the next write fails.
+            connection.ended = true;
+            return self.queue_connection(index);
+        }
         // RFC 6455 §7.1.5: without a close frame the code is 1006.
         self.drop_connection(index, 1006);
     }

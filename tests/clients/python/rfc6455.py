@@ -575,6 +575,31 @@ async def run_compression(address):
     judge(case, peer)
 
 
+HALF_CLOSED = [
+    # What is sent before the client shuts its sending side, and how the answer begins and ends.
+    ("the page", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 ", b"</html>\n"),
+    ("not found", b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 404 ", b"\n"),
+    ("upgrade, message, close", None, b"HTTP/1.1 101 ", b"\x81\x02hi\x88\x02\x03\xe8"),
+]
+
+
+async def run_half_closed(address, octets, begin, end):
+    """A client that has said all it has to say still gets its last answer, and no reset."""
+    if octets is None:
+        octets = upgrade_request(address, "dGhlIHNhbXBsZSBub25jZQ==") + frame(TEXT, b"hi") + close(1000)
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        # The last octet and the end travel in one segment, so the server finds both at once.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        writer.write(octets)
+        writer.write_eof()
+        answer = await reader.read()
+        if not answer.startswith(begin) or not answer.endswith(end):
+            raise Failed(f"{answer[:40]!r} ... {answer[-40:]!r}")
+    finally:
+        writer.transport.abort()
+
+
 async def run_crowd(address, clients=300, messages=20):
     """Many at once: everyone is connected before anyone sends."""
     peers = await asyncio.gather(*(Peer.connect(address) for _ in range(clients)))
@@ -595,6 +620,8 @@ def beside(address):
     for name, changes, status, wanted in HANDSHAKES:
         yield "0 handshake", f"0 {name}", lambda c=changes, s=status, w=wanted: run_handshake(address, c, s, w)
     yield "12 compression", "12 declined", lambda: run_compression(address)
+    for name, *what in HALF_CLOSED:
+        yield "13 half-closed", f"13 {name}", lambda w=what: run_half_closed(address, *w)
     yield "14 crowd", "14 300 clients at once", lambda: run_crowd(address)
 
 
