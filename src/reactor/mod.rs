@@ -48,6 +48,9 @@ const PRESSURE_WAIT: Duration = Duration::from_millis(1);
 /// How long nothing is accepted after the system had no descriptor or no memory for a connection.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
+/// How often a core that has nobody left to drain looks whether the other cores have.
+const DRAIN_WAIT: Duration = Duration::from_millis(20);
+
 /// What reaches a core from outside its sockets.
 #[derive(Debug)]
 pub enum Mail {
@@ -190,17 +193,25 @@ impl Reactor {
 
     fn is_over(&self, now: Instant) -> bool {
         self.drain_ends
-            .is_some_and(|ends| self.shard.is_empty() || ends <= now)
+            .is_some_and(|ends| self.is_everyone_gone() || ends <= now)
+    }
+
+    /// Rooms and users may be at home on a core without connections: it stays for the others'.
+    fn is_everyone_gone(&self) -> bool {
+        self.shard.is_empty() && self.open_everywhere.load(Ordering::Relaxed) == 0
     }
 
     /// How long the poller may wait for something to happen.
     fn wait(&self, now: Instant) -> Option<Duration> {
         let pressure = (!self.to_read.is_empty()).then(|| now + PRESSURE_WAIT);
+        let is_idle_in_drain = self.drain_ends.is_some() && self.shard.is_empty();
+        let others = is_idle_in_drain.then(|| now + DRAIN_WAIT);
         let due = [
             self.shard.poll_timeout(),
             self.accept_at,
             self.drain_ends,
             pressure,
+            others,
         ];
         due.into_iter().flatten().min().map(|due| {
             // Rounded up: epoll counts whole milliseconds, and a wait that ends early is a turn
