@@ -396,7 +396,8 @@ impl Reactor {
             ..
         } = self.tuning;
         if open >= connections_max + refusals_max {
-            // Not even a 503 can be said in an orderly way.
+            // No descriptor is left to end this in an orderly way: it is said, and not waited for.
+            stream.say_last(&Shard::refusal(retry_after), &mut self.buffer);
             self.shard
                 .metrics_mut()
                 .connections

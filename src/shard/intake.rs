@@ -65,6 +65,13 @@ impl Shard {
     /// A socket was accepted that there is no room for: it is told so.
     pub fn handle_refused(&mut self, now: Now, retry_after: Duration) -> u32 {
         let index = self.handle_accept(now);
+        self.metrics.connections.rejected.count(Reject::Capacity);
+        self.begin_close_with(index, 1000, &Shard::refusal(retry_after));
+        index
+    }
+
+    /// What a peer is told that there is no room for.
+    pub fn refusal(retry_after: Duration) -> Vec<u8> {
         let seconds = retry_after.as_secs_f64().ceil().to_string();
         let refusal = Response {
             status: 503,
@@ -74,9 +81,7 @@ impl Shard {
         };
         let mut response = Vec::new();
         encode_response(&refusal, false, &mut response);
-        self.metrics.connections.rejected.count(Reject::Capacity);
-        self.begin_close_with(index, 1000, &response);
-        index
+        response
     }
 
     /// Ids that nobody can guess the next of by looking at one, and that never repeat on a node.
