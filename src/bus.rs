@@ -115,10 +115,10 @@ impl Ask<'_> {
     }
 
     /// How many credits of a connection the question holds until it is answered. A history may be
-    /// long, so few of them are asked for at a time.
+    /// as long as `--history-bytes`, so one is asked for at a time.
     pub fn credits(&self) -> u16 {
         match self {
-            Ask::History { .. } => CREDITS / 4,
+            Ask::History { .. } => CREDITS,
             Ask::Join { .. } | Ask::Members => CREDITS / 16,
             Ask::Leave { answer: true } | Ask::Publish { .. } => 1,
             Ask::Leave { answer: false } | Ask::Typing { .. } | Ask::Read { .. } => 0,
