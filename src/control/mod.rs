@@ -36,7 +36,7 @@ use crate::control::scrape::Scraper;
 pub struct Limits {
     /// Connections at a time; further ones wait in the listener's backlog. Default 256.
     pub connections_max: u32,
-    /// From the connect, or the last answer, to the end of the next request's head. Default 10 s.
+    /// From the connect, or the last answer, to the end of the next request's head. Default 5 s.
     pub head_timeout: Duration,
     /// Bytes of a request's head. Default 16 KiB.
     pub head_bytes_max: usize,
@@ -52,7 +52,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: 256,
-            head_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(5),
             head_bytes_max: 16 * 1024,
             age_max: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),

@@ -58,7 +58,7 @@ impl From<Verdict> for Outcome {
 /// Quick checks first; then what needs the dependency tree. It is built three times at most: its
 /// types for clippy, its code for the tests, its code in the `quick` profile for the server that
 /// the clients talk to.
-pub const STEPS: [Step; 11] = [
+pub const STEPS: [Step; 12] = [
     Step {
         name: "system",
         about: "install missing programs: chromium, node, npm, python3, rustfmt, clippy",
@@ -151,6 +151,12 @@ pub const STEPS: [Step; 11] = [
         about: "/echo against the cases of an exhaustive RFC 6455 client",
         needs: &["build", "python"],
         run: |workspace| clients_python(workspace, "rfc6455.py"),
+    },
+    Step {
+        name: "overload",
+        about: "more connections than descriptors, and a drain under load",
+        needs: &["build", "python"],
+        run: |workspace| clients_python(workspace, "overload.py"),
     },
 ];
 
