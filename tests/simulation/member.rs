@@ -1,6 +1,6 @@
 //! A membership as the member sees it: which offset must come next, and who else is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tidewheel::shard::Overflow;
@@ -47,6 +47,8 @@ pub struct Member {
     pub position: u64,
     replay: Replay,
     pub watch: Option<Watch>,
+    /// Users that were seen to start typing, and not to stop.
+    pub typing: BTreeSet<String>,
 }
 
 fn number(payload: &Value, name: &str) -> Result<u64, String> {
@@ -98,6 +100,7 @@ impl Member {
                 count: payload["members"].as_u64().unwrap_or_default(),
                 users: BTreeMap::new(),
             }),
+            typing: BTreeSet::new(),
         })
     }
 
@@ -210,6 +213,18 @@ impl Member {
         truth.excuse(peer, room, &self.epoch, (self.position + 1, from - 1))?;
         self.position = to;
         Ok(())
+    }
+
+    pub fn typing(&mut self, kind: &str, user: &str) {
+        match kind {
+            "typing_start" => {
+                self.typing.insert(user.to_owned());
+            }
+            "typing_stop" => {
+                self.typing.remove(user);
+            }
+            _ => {}
+        }
     }
 
     pub fn presence_update(&mut self, payload: &Value, user: &str, rules: &Rules) -> Check {

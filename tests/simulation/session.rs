@@ -189,7 +189,10 @@ impl Session {
                     _ if about.is_none_or(|about| about == user) => {
                         Err("about oneself or nobody".into())
                     }
-                    _ => Ok(()),
+                    _ => {
+                        member.typing(kind, about.unwrap_or_default());
+                        Ok(())
+                    }
                 }
             }
             _ => self.answered(kind, event, text, truth, now_ms),

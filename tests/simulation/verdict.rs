@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tidewheel::shard::Footprint;
+use tidewheel::shard::{Footprint, Overflow};
 
 use crate::Check;
 use crate::peer::Peer;
@@ -102,6 +102,10 @@ impl World {
             let (epoch, newest) = self.truth.finals.get(room).ok_or("no final position")?;
             if *epoch != member.epoch {
                 return Err(format!("{room} is at {epoch}, not {}", member.epoch));
+            }
+            let ghost = member.typing.iter().find(|u| !expected.1.contains_key(*u));
+            if ghost.is_some() && self.plan.shard.overflow == Overflow::Evict {
+                return Err(format!("{room}: {ghost:?} left, and seems to type"));
             }
             if let Some(watch) = &member.watch {
                 let (count, users) = &expected;
