@@ -197,10 +197,11 @@ impl Shard {
             again: joined.again,
             replay: joined.replay,
         };
-        self.deliver_or_send(peer.connection.core, BusMessage::Joined(Box::new(welcome)));
+        // Before the answer, which may find that the connection has to go, and that it left.
         if joined.user_is_new {
             self.tell_presence(home, &peer.user, true);
         }
+        self.deliver_or_send(peer.connection.core, BusMessage::Joined(Box::new(welcome)));
     }
 
     fn home_leave(&mut self, home: u32, peer: &Peer) {
