@@ -39,7 +39,8 @@
 //! # Where to begin
 //! [`room::log`] and [`room::feed`] hold the idea. [`shard`] says how a core is driven, its
 //! `intake`, `homes`, `members` and `flush` follow a message from a peer's bytes to everyone's
-//! sockets. [`reactor`] is the loop around it. `tests/simulation` drives whole nodes from a seed.
+//! sockets; its other files are about how connections begin and end, and about those that lag.
+//! [`reactor`] is the loop around it. `tests/simulation` drives whole nodes from a seed.
 //! `docs/architecture.md` tells the life of a message in a page.
 
 pub mod address;

@@ -11,19 +11,22 @@
 //!
 //! The same calls in the same order with the same times and the same seed give the same bytes, on
 //! a reactor, in a simulation, under a fuzzer. This is where sessions and rooms meet: neither knows
-//! the other, and the one `match` over what a peer asks is in [`intake`](self).
+//! the other, and the one `match` over what a peer asks is in `intake`.
 //!
 //! A shard plays three parts at once: the core of its connections, the home of some rooms, and the
 //! home of some users. What one part has to say to another part of the same shard is a plain call;
 //! to another shard it is a [`BusMessage`] with the same meaning. There is no second path.
 
+mod arrival;
 mod closing;
 mod config;
 mod connection;
 mod flush;
 mod homes;
 mod intake;
+mod laggards;
 mod members;
+mod telling;
 mod timers;
 mod users;
 
