@@ -25,8 +25,8 @@ use crate::time::Instant;
 pub type Position = u64;
 
 /// How much a segment takes before the next one begins, in bytes. A frame is never split, so a
-/// segment that holds a single large frame may be longer. (`benches/fan_out.rs`: 16 KiB to 256 KiB
-/// measure alike; smaller ones free a laggard's past in finer steps.)
+/// segment that holds a single large frame may be longer. Larger ones make a member's write a single
+/// slice more often; smaller ones let go of a laggard's past in finer steps.
 const SEGMENT_BYTES: usize = 64 * 1024;
 
 /// How many emptied logs' buffers a core keeps for the next room that becomes busy.
