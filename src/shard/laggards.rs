@@ -56,7 +56,9 @@ impl Shard {
         let Some(since) = self.oldest_pending(index) else {
             return;
         };
-        let due = since + self.config.lag_age_max;
+        let (now, age_max) = (self.now.mono, self.config.lag_age_max);
+        // What is too old when the socket fills for the first time was held up here, not there.
+        let due = if since + age_max <= now { now } else { since } + age_max;
         let timer = self.wheel.insert(due, Timer::LagAge(index));
         if let Some(connection) = self.connections.get_mut(index) {
             connection.deadline = Some(timer);
