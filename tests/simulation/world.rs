@@ -19,6 +19,10 @@ use crate::{Check, Trace};
 /// What a connection gets without asking, roughly: the HTTP response, `connection_established`.
 const UNASKED_BYTES: usize = 1_000;
 
+/// Rounds after which whoever is not at rest never will be: a flood through a narrow socket takes
+/// some thousands.
+const ROUNDS_MAX: u32 = 30_000;
+
 /// One core and its sockets.
 pub struct Core {
     pub shard: Shard,
@@ -452,7 +456,7 @@ impl World {
     /// Everyone who keeps at it gets and gives everything, until nothing is left to do.
     pub fn settle(&mut self) -> Check {
         self.trace.note(|| "settling".into());
-        for _ in 0..3_000 {
+        for _ in 0..ROUNDS_MAX {
             for core in 0..self.cores.len() {
                 self.turn(core, Turn::All)?;
             }
