@@ -16,6 +16,10 @@ impl World {
     pub fn end(&mut self) -> Check {
         for peer in &mut self.peers {
             peer.stalled &= peer.for_good;
+            if peer.for_good {
+                // What still trickled from it would be a sign of life.
+                peer.out.clear();
+            }
         }
         let shard = &self.plan.shard;
         let long = shard.heartbeat_interval + shard.heartbeat_timeout + shard.lag_age_max;

@@ -19,9 +19,8 @@ use crate::{Check, Trace};
 /// What a connection gets without asking, roughly: the HTTP response, `connection_established`.
 const UNASKED_BYTES: usize = 1_000;
 
-/// Rounds after which whoever is not at rest never will be: a flood through a narrow socket takes
-/// some thousands.
-const ROUNDS_MAX: u32 = 30_000;
+/// Rounds after which whoever is not at rest never will be; a flood takes some hundreds.
+const ROUNDS_MAX: u32 = 10_000;
 
 /// One core and its sockets.
 pub struct Core {
