@@ -198,7 +198,7 @@ pub struct SlowConsumers {
     pub coalesce: Duration,
 
     /// Bytes that the kernel keeps unsent for a connection before it counts as full; 0: its default
-    #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = bytes(0..=GIB))]
+    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = bytes(0..=GIB))]
     pub max_unsent_bytes: usize,
 }
 
