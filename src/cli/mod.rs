@@ -158,7 +158,7 @@ Every flag is also an environment variable (--max-lag-bytes: TIDEWHEEL_MAX_LAG_B
 the file (max-lag-bytes = \"1MiB\"). A flag wins over the environment, the environment over the \
 file. An empty variable counts as not set.
 Durations: 500ms, 25s, 10m, 2h. Sizes: 1000, 64KiB, 1MiB, 10MB.
-Exit codes: 0 success, 1 failure while running, 2 wrong usage.";
+Exit codes: 0 success, 1 failure while running, 2 wrong usage, 130 second signal during a drain.";
 
 /// The command line as clap knows it.
 fn command() -> Command {

@@ -61,7 +61,7 @@ pub struct Listeners {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
 
-    /// Address of the admin listener: API, metrics, health, dashboard
+    /// Address of the admin listener: metrics and health; loopback addresses only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = address)]
     pub admin_listen: SocketAddr,
 

@@ -4,6 +4,7 @@
 //! one decision, without a connection or a room in sight.
 
 use crate::codec::http::{Head, decode_component, query_value, websocket_upgrade};
+use crate::metrics::Reject;
 use crate::protocol::SUBPROTOCOL;
 use crate::protocol::ids::{is_room_name, is_user_id};
 
@@ -51,6 +52,8 @@ pub struct Refusal {
     pub headers: &'static [(&'static str, &'static str)],
     /// What was wrong, with what value, and what to do.
     pub message: String,
+    /// How it is counted.
+    pub reason: Reject,
 }
 
 impl Refusal {
@@ -59,7 +62,16 @@ impl Refusal {
             status,
             headers: &[],
             message: message.into(),
+            reason: if status == 404 {
+                Reject::NotFound
+            } else {
+                Reject::BadRequest
+            },
         }
+    }
+
+    fn because(self, reason: Reject) -> Refusal {
+        Refusal { reason, ..self }
     }
 }
 
@@ -96,6 +108,7 @@ fn page<'a>(head: &Head<'a>) -> Result<Route<'a>, Refusal> {
             status: 405,
             headers: &[("Allow", "GET, HEAD")],
             message: format!("method {method} is not allowed here; use GET"),
+            reason: Reject::BadRequest,
         }),
     }
 }
@@ -105,6 +118,7 @@ fn upgrade<'a>(head: &Head<'a>) -> Result<(&'a str, Vec<&'a str>), Refusal> {
         status: fault.status(),
         headers: fault.headers(),
         message: format!("{fault}; this is a WebSocket endpoint (RFC 6455)"),
+        reason: Reject::BadRequest,
     })?;
     Ok((upgrade.key, upgrade.subprotocols.to_vec()))
 }
@@ -122,9 +136,11 @@ fn enter<'a>(head: &Head<'a>, room: Option<&str>) -> Result<Entry<'a>, Refusal> 
             return Err(Refusal::new(
                 400,
                 format!(
-                    "none of the offered subprotocols {names:?} is spoken here; offer {SUBPROTOCOL}, or none"
+                    "none of the offered subprotocols {names:?} is spoken here; offer {SUBPROTOCOL}, \
+                     beside which a {BEARER_PREFIX} entry may stand, or none"
                 ),
-            ));
+            )
+            .because(Reject::Subprotocol));
         }
     };
     let query = head.query.unwrap_or_default();
@@ -133,7 +149,8 @@ fn enter<'a>(head: &Head<'a>, room: Option<&str>) -> Result<Entry<'a>, Refusal> 
             400,
             "a token in the URL is refused, because proxies log URLs; \
              send it in the Authorization header or in an auth message",
-        ));
+        )
+        .because(Reject::Credentials));
     }
     let room = room.map(room_name).transpose()?;
     let user = query_value(query, "user_id").map(user_name).transpose()?;

@@ -48,6 +48,21 @@ pub fn bind(address: SocketAddr, backlog: usize, unsent_bytes_max: usize) -> io:
     })
 }
 
+/// Whether `address` can be had: fails where another process listens there, even one that would share
+/// it, as a second server of the same user would.
+///
+/// # Errors
+/// As [`bind`].
+pub fn probe(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 impl Listener {
     /// Where it listens.
     ///

@@ -17,7 +17,7 @@ mod sockets;
 
 pub use clock::Clock;
 pub use descriptors::unshare;
-pub use listener::{Listener, bind};
+pub use listener::{Listener, bind, probe};
 pub use sockets::{Received, Sockets, Stream};
 
 use std::io;

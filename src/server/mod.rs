@@ -111,7 +111,20 @@ impl Server {
     pub fn start(settings: &Settings) -> anyhow::Result<Server> {
         // Before anything listens: a signal that comes while the server starts must not kill it.
         let signals = Signals::new([SIGTERM, SIGINT]).context("could not listen for signals")?;
-        let (outlets, seats) = seats(settings.shards)?;
+        let Settings {
+            shards,
+            descriptors,
+            connections_max,
+            ..
+        } = *settings;
+        if Capacity::of(shards, descriptors, connections_max, true).connections == 0 {
+            return Err(anyhow!(
+                "the limit of {descriptors} open files leaves nothing for connections; raise it (ulimit -n)"
+            ));
+        }
+        reactor::probe(settings.listen)
+            .with_context(|| cannot_listen("--listen", settings.listen))?;
+        let (outlets, seats) = seats(shards)?;
         let plane = control::Plane::new().context("could not make the control plane's poller")?;
         let (ended_sender, ended) = mpsc::channel();
         let plan = Plan {
@@ -124,8 +137,8 @@ impl Server {
         let (listen, has_own_tables) = plan.start_cores(seats)?;
 
         let address = settings.admin_listen;
-        let admin = TcpListener::bind(address)
-            .with_context(|| format!("could not listen on --admin-listen {address}"))?;
+        let admin =
+            TcpListener::bind(address).with_context(|| cannot_listen("--admin-listen", address))?;
         let readiness = Arc::new(Readiness::new());
         let cores = Arc::new(Outlets(outlets.clone()));
         let limits = control::Limits::default();
@@ -175,10 +188,12 @@ impl Server {
         let mut draining = false;
         for signal in signals.forever() {
             if draining {
+                let signal = signal_name(signal);
                 tracing::warn!(signal, "second signal: leaving at once");
                 return Ok(ExitCode::from(130));
             }
             draining = true;
+            let signal = signal_name(signal);
             tracing::info!(signal, window = ?drain_window, "draining");
             readiness.set(Phase::Draining);
             for outlet in &outlets {
@@ -199,6 +214,24 @@ impl Server {
             "drained"
         );
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Says what could not be had, and how to find out who has it.
+fn cannot_listen(flag: &str, address: SocketAddr) -> String {
+    let port = address.port();
+    format!(
+        "could not listen on {flag} {address}; choose another address, or see who listens there: \
+         ss -ltnp 'sport = :{port}'"
+    )
+}
+
+/// A signal by its name.
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        SIGTERM => "SIGTERM",
+        SIGINT => "SIGINT",
+        _ => "another signal",
     }
 }
 
@@ -269,7 +302,7 @@ impl Plan<'_> {
         let opened = reported
             .recv()
             .with_context(|| format!("core {} ended at its start", core.0))?;
-        opened.with_context(|| format!("could not listen on --listen {address}"))
+        opened.with_context(|| cannot_listen("--listen", address))
     }
 
     /// The life of a core's thread.

@@ -241,10 +241,6 @@ fn decide(route: Route<'_>, page: &[u8]) -> Decision {
 }
 
 fn refuse(refusal: &Refusal) -> Decision {
-    let reject = match refusal.status {
-        404 => Reject::NotFound,
-        _ => Reject::BadRequest,
-    };
     let mut body = refusal.message.clone().into_bytes();
     body.push(b'\n');
     let response = Response {
@@ -257,7 +253,7 @@ fn refuse(refusal: &Refusal) -> Decision {
     encode_response(&response, false, &mut bytes);
     Decision::Answer {
         response: bytes,
-        reject: Some(reject),
+        reject: Some(refusal.reason),
     }
 }
 
@@ -267,5 +263,6 @@ fn refuse_head(fault: HeadFault) -> Decision {
         status: fault.status(),
         headers: &[],
         message,
+        reason: Reject::BadRequest,
     })
 }
