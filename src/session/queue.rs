@@ -89,21 +89,6 @@ impl Queue {
         });
     }
 
-    /// Appends bytes that the queue takes over.
-    pub fn push_owned(&mut self, bytes: Vec<u8>, frames: u64, class: Class, at: Instant) {
-        if bytes.len() <= GATHER_BYTES {
-            return self.push(&bytes, frames, class, at);
-        }
-        self.account(class, bytes.len(), true);
-        self.chunks.push_back(Chunk {
-            bytes: Bytes::Own(bytes),
-            class,
-            at,
-            frames,
-            is_rest: false,
-        });
-    }
-
     /// Appends a shared frame.
     pub fn push_shared(&mut self, frame: Frame, class: Class, at: Instant) {
         self.account(class, frame.len(), true);
