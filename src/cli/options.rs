@@ -266,6 +266,25 @@ pub struct Logging {
 #[command(next_help_heading = "Tuning")]
 #[group(skip)]
 pub struct Tuning {
+    /// Keep each core's thread on a processor of its own, and prefer connections that arrive there
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub pin_cores: bool,
+
+    /// Time a core goes on looking for work before it sleeps: less latency for more CPU; 0: none
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_millis(10)))]
+    pub spin: Duration,
+
+    /// Send buffer of a connection in the kernel (SO_SNDBUF); 0: the kernel sizes it
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = bytes(0..=GIB))]
+    pub sndbuf: usize,
+
+    /// Receive buffer of a connection in the kernel (SO_RCVBUF); 0: the kernel sizes it
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = bytes(0..=GIB))]
+    pub rcvbuf: usize,
+
     /// Read buffer of each core
     #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = bytes(4 * KIB..=64 * MIB))]
     pub read_buffer_bytes: usize,

@@ -7,7 +7,7 @@ use super::host::Host;
 use super::options;
 use super::units::Count;
 use crate::address::CoreId;
-use crate::reactor::Tuning;
+use crate::reactor::{SocketOptions, Tuning};
 use crate::room::history::HistoryLimits;
 use crate::room::home::RoomLimits;
 use crate::server::{PAGE, Settings};
@@ -20,8 +20,13 @@ pub fn settings(options: &Options, host: &Host) -> Settings {
     Settings {
         listen: options.listeners.listen,
         admin_listen: options.listeners.admin_listen,
-        backlog: options.listeners.backlog,
-        unsent_bytes_max: options.slow_consumers.max_unsent_bytes,
+        sockets: SocketOptions {
+            backlog: options.listeners.backlog,
+            unsent_bytes_max: options.slow_consumers.max_unsent_bytes,
+            send_buffer_bytes: options.tuning.sndbuf,
+            receive_buffer_bytes: options.tuning.rcvbuf,
+        },
+        pin_cores: options.tuning.pin_cores,
         shards,
         descriptors: host.descriptors,
         connections_max: match options.connections.max_connections {
@@ -39,6 +44,7 @@ pub fn settings(options: &Options, host: &Host) -> Settings {
             read_budget_bytes: options.tuning.read_budget,
             flush_budget: options.tuning.flush_budget,
             accept_batch: options.tuning.accept_batch,
+            spin: options.tuning.spin,
             bus_backlog_bytes: options.tuning.bus_backlog_bytes,
         },
     }

@@ -62,9 +62,14 @@ impl Startup<'_> {
             _ if possible == 0 => "the descriptor limit leaves nothing for connections".to_owned(),
             _ => return None,
         };
+        let more_tables = if self.has_own_tables {
+            "; or give more --shards: each has the limit to itself"
+        } else {
+            ""
+        };
         Some(format!(
             "{shortage}; raise the limit from {} (ulimit -n, LimitNOFILE= of systemd, \
-             --ulimit nofile of a container)",
+             --ulimit nofile of a container){more_tables}",
             self.host.descriptors
         ))
     }

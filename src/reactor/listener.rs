@@ -16,15 +16,34 @@ pub struct Listener {
     listener: TcpListener,
 }
 
-/// Listens at `address`, which may have port 0. `backlog` connections may wait to be accepted.
-///
-/// Their sockets take no more than about `unsent_bytes_max` beyond what the network has taken
-/// (`TCP_NOTSENT_LOWAT`; 0 leaves it to the system). The kernel grows a send buffer to megabytes:
-/// without this bound it would hold a stalled reader's past, uncounted, before the log does.
+/// What the kernel is told about a listener and the connections that come of it. Accepted sockets
+/// inherit all of it, which costs no call for each.
+#[derive(Copy, Clone, Debug)]
+pub struct SocketOptions {
+    /// Connections that may wait to be accepted.
+    pub backlog: usize,
+    /// Bytes beyond what the network has taken (`TCP_NOTSENT_LOWAT`); 0 leaves it to the system.
+    ///
+    /// The kernel grows a send buffer to megabytes: without this bound it would hold a stalled
+    /// reader's past, uncounted, before the log does.
+    pub unsent_bytes_max: usize,
+    /// `SO_SNDBUF` in bytes; 0 leaves it to the system.
+    pub send_buffer_bytes: usize,
+    /// `SO_RCVBUF` in bytes; 0 leaves it to the system.
+    pub receive_buffer_bytes: usize,
+}
+
+/// Listens at `address`, which may have port 0. A listener for one `processor` is preferred among
+/// those at the same address for connections whose packets are handled there
+/// (`SO_INCOMING_CPU`, Linux 4.4).
 ///
 /// # Errors
 /// Where the address is taken, not ours, or not permitted.
-pub fn bind(address: SocketAddr, backlog: usize, unsent_bytes_max: usize) -> io::Result<Listener> {
+pub fn bind(
+    address: SocketAddr,
+    options: SocketOptions,
+    processor: Option<usize>,
+) -> io::Result<Listener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -34,15 +53,26 @@ pub fn bind(address: SocketAddr, backlog: usize, unsent_bytes_max: usize) -> io:
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
     #[cfg(target_os = "linux")]
-    if unsent_bytes_max > 0 {
-        // Accepted sockets inherit it, which costs no call for each.
-        socket.set_tcp_notsent_lowat(u32::try_from(unsent_bytes_max).unwrap_or(u32::MAX))?;
+    if options.unsent_bytes_max > 0 {
+        let bytes = u32::try_from(options.unsent_bytes_max).unwrap_or(u32::MAX);
+        socket.set_tcp_notsent_lowat(bytes)?;
+    }
+    if options.send_buffer_bytes > 0 {
+        socket.set_send_buffer_size(options.send_buffer_bytes)?;
+    }
+    if options.receive_buffer_bytes > 0 {
+        // Before the handshake: it announces the window.
+        socket.set_recv_buffer_size(options.receive_buffer_bytes)?;
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(processor) = processor {
+        socket.set_cpu_affinity(processor)?;
     }
     #[cfg(not(target_os = "linux"))]
-    let _unknown_here = unsent_bytes_max;
+    let _unknown_here = processor;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(Listener {
         listener: TcpListener::from_std(socket.into()),
     })

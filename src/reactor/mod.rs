@@ -13,11 +13,13 @@
 mod clock;
 mod descriptors;
 mod listener;
+mod processors;
 mod sockets;
 
 pub use clock::Clock;
 pub use descriptors::unshare;
-pub use listener::{Listener, bind, probe};
+pub use listener::{Listener, SocketOptions, bind, probe};
+pub use processors::{Processors, pin};
 pub use sockets::{Received, Sockets, Stream};
 
 use std::io;
@@ -109,6 +111,8 @@ pub struct Tuning {
     pub flush_budget: usize,
     /// Connections accepted in a turn.
     pub accept_batch: usize,
+    /// Time that is spent looking for work before the thread sleeps.
+    pub spin: Duration,
     /// Bytes that may wait for a core before publishers are paused.
     pub bus_backlog_bytes: usize,
 }
@@ -182,12 +186,45 @@ impl Reactor {
             } else {
                 self.wait(began.mono)
             };
-            match self.poll.poll(&mut events, wait) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
-                Err(error) => return Err(error),
+            if pending || !self.spin(&mut events, began.mono, wait)? {
+                self.poll(&mut events, wait)?;
             }
             pending = self.turn(&events);
+        }
+    }
+
+    fn poll(&mut self, events: &mut Events, wait: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, wait) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Looks for events again and again, for a while that begins at `from`: a thread that has slept
+    /// is late by the time its waking takes. Says whether there were any. Never longer than `wait`,
+    /// which is how long nothing else is due.
+    fn spin(
+        &mut self,
+        events: &mut Events,
+        from: Instant,
+        wait: Option<Duration>,
+    ) -> io::Result<bool> {
+        let most = wait.map_or(self.tuning.spin, |wait| wait.min(self.tuning.spin));
+        if most.is_zero() {
+            return Ok(false);
+        }
+        loop {
+            self.poll(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                return Ok(true);
+            }
+            if self.clock.now().mono.saturating_since(from) >= most {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
         }
     }
 

@@ -28,7 +28,9 @@ use crate::address::CoreId;
 use crate::bus::Outlet;
 use crate::control::{self, ControlHandle, Cores, Phase, Readiness};
 use crate::metrics::{Kind, Metrics, SnapshotReply};
-use crate::reactor::{self, Clock, Listener, Mail, Reactor, Seat, Tuning};
+use crate::reactor::{
+    self, Clock, Listener, Mail, Processors, Reactor, Seat, SocketOptions, Tuning,
+};
 use crate::shard::{Shard, ShardConfig};
 
 /// The demo page, as it is served at `/`.
@@ -44,10 +46,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where operators connect.
     pub admin_listen: SocketAddr,
-    /// Connections that the kernel holds for each core until it accepts them.
-    pub backlog: usize,
-    /// Bytes that the kernel keeps unsent for a connection; 0 leaves it to the kernel.
-    pub unsent_bytes_max: usize,
+    /// What the kernel is told about sockets.
+    pub sockets: SocketOptions,
+    /// Whether each core's thread stays on a processor of its own.
+    pub pin_cores: bool,
     /// Cores.
     pub shards: usize,
     /// Descriptors that a table holds.
@@ -133,6 +135,7 @@ impl Server {
             outlets: &outlets,
             ended: ended_sender,
             open_everywhere: Arc::new(AtomicUsize::new(0)),
+            processors: processors(settings),
         };
         let (listen, has_own_tables) = plan.start_cores(seats)?;
 
@@ -275,6 +278,7 @@ struct Plan<'a> {
     outlets: &'a [Outlet<Mail>],
     ended: mpsc::Sender<Ended>,
     open_everywhere: Arc<AtomicUsize>,
+    processors: Option<Processors>,
 }
 
 impl Plan<'_> {
@@ -313,11 +317,11 @@ impl Plan<'_> {
         address: SocketAddr,
         report: mpsc::Sender<std::io::Result<Opened>>,
     ) -> impl FnOnce() + Send + 'static {
-        let Settings {
-            backlog,
-            unsent_bytes_max,
-            ..
-        } = *self.settings;
+        let sockets = self.settings.sockets;
+        let processor = self
+            .processors
+            .as_ref()
+            .and_then(|all| all.of_core(core.index()));
         let outlets = self.outlets.to_vec();
         let (clock, ended) = (self.clock, self.ended.clone());
         let config = ShardConfig {
@@ -329,19 +333,19 @@ impl Plan<'_> {
         let open_everywhere = Arc::clone(&self.open_everywhere);
         move || {
             let has_own_table = take_own_table(core);
-            let started =
-                open(address, backlog, unsent_bytes_max).and_then(|(listener, address)| {
-                    let shard = Shard::new(config, clock.now());
-                    let world = (tunings[usize::from(has_own_table)], clock, open_everywhere);
-                    let reactor = Reactor::new(seat, outlets, core, listener, shard, world)?;
-                    Ok((
-                        reactor,
-                        Opened {
-                            address,
-                            has_own_table,
-                        },
-                    ))
-                });
+            let processor = processor.filter(|processor| stay_on(core, *processor));
+            let started = open(address, sockets, processor).and_then(|(listener, address)| {
+                let shard = Shard::new(config, clock.now());
+                let world = (tunings[usize::from(has_own_table)], clock, open_everywhere);
+                let reactor = Reactor::new(seat, outlets, core, listener, shard, world)?;
+                Ok((
+                    reactor,
+                    Opened {
+                        address,
+                        has_own_table,
+                    },
+                ))
+            });
             let reactor = match started {
                 Ok((reactor, opened)) => {
                     drop(report.send(Ok(opened)));
@@ -384,12 +388,38 @@ fn take_own_table(core: CoreId) -> bool {
     unshared.is_ok()
 }
 
+/// Keeps this core's thread on a processor. Says whether it does.
+fn stay_on(core: CoreId, processor: usize) -> bool {
+    let pinned = reactor::pin(processor);
+    if let Err(error) = &pinned {
+        tracing::warn!(
+            core = core.0,
+            processor,
+            %error,
+            "--pin-cores: this core's thread could not be kept on its processor; it runs on any"
+        );
+    }
+    pinned.is_ok()
+}
+
+/// The processors for the cores, where they are to be pinned.
+fn processors(settings: &Settings) -> Option<Processors> {
+    if !settings.pin_cores {
+        return None;
+    }
+    Processors::allowed()
+        .inspect_err(|error| {
+            tracing::warn!(%error, "--pin-cores: this system does not say which processors there are");
+        })
+        .ok()
+}
+
 fn open(
     address: SocketAddr,
-    backlog: usize,
-    unsent: usize,
+    options: SocketOptions,
+    processor: Option<usize>,
 ) -> std::io::Result<(Listener, SocketAddr)> {
-    let listener = reactor::bind(address, backlog, unsent)?;
+    let listener = reactor::bind(address, options, processor)?;
     let address = listener.address()?;
     Ok((listener, address))
 }

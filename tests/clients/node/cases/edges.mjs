@@ -1,4 +1,5 @@
 // What is refused and how, and what passes unchanged: handshakes, envelopes, frames, bytes.
+import { readdirSync, readFileSync } from 'node:fs';
 import { assert, handshake, SUBPROTOCOL, until } from '../harness.mjs';
 
 export default {
@@ -185,5 +186,19 @@ export default {
     await client.refusal({ type: 'join_room', room: 'three' }, 4013);
     await client.ask({ type: 'leave_room', room: 'one' });
     await until(async () => (await client.ask({ type: 'join_room', room: 'three' })).type === 'room_joined', 'the place to be free');
+  },
+
+  async 'a pinned server that spins and has small buffers serves, each core on a processor of its own'(t) {
+    const server = await t.start('--pin-cores', '--spin', '50us', '--sndbuf', '8KiB', '--rcvbuf', '8KiB');
+    const tasks = `/proc/${server.child.pid}/task`;
+    const cores = readdirSync(tasks).filter(task => readFileSync(`${tasks}/${task}/comm`, 'utf8').startsWith('core-'));
+    const allowed = cores.map(task => /Cpus_allowed_list:\s*(\S+)/.exec(readFileSync(`${tasks}/${task}/status`, 'utf8'))[1]);
+    assert.equal(new Set(allowed).size, cores.length);
+    assert(allowed.every(list => /^\d+$/.test(list)), String(allowed));
+    const [ann, bob] = [await t.connect({ to: server }), await t.connect({ to: server })];
+    await ann.join('tuned'); await bob.join('tuned');
+    const large = 'x'.repeat(60_000);
+    await ann.publish('tuned', large);
+    assert.equal((await bob.take('message')).payload, large);
   },
 };
