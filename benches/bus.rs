@@ -20,7 +20,7 @@ use mimalloc::MiMalloc;
 use mio::{Events, Poll, Token, Waker};
 
 use tidewheel::address::{ConnectionRef, CoreId};
-use tidewheel::bus::{BusMessage, Mailbox, Outlet, Wake};
+use tidewheel::bus::{Batch, BusMessage, Mailbox, Outlet, Wake};
 use tidewheel::cli::Options;
 use tidewheel::cli::settings::shard_config;
 use tidewheel::codec::websocket::{Data, OpCode, client};
@@ -36,7 +36,7 @@ const BACKLOG_BYTES: usize = 1 << 20;
 
 /// What is sent: a batch, and whether it is to be sent back.
 struct Mail {
-    batch: Vec<BusMessage>,
+    batch: Batch,
     returns: bool,
 }
 
@@ -99,7 +99,7 @@ fn other_core(to_us: Outlet<Mail>) -> (Outlet<Mail>, JoinHandle<()>) {
 }
 
 fn batch(messages: usize, returns: bool) -> (Mail, usize) {
-    let mut batch = Vec::new();
+    let mut batch = Batch::default();
     for index in 0..messages {
         let connection = ConnectionRef {
             index: index as u32,
@@ -109,7 +109,7 @@ fn batch(messages: usize, returns: bool) -> (Mail, usize) {
         let code = Code::ServerDraining;
         batch.push(BusMessage::Close { connection, code });
     }
-    let weight = batch.iter().map(BusMessage::weight).sum();
+    let weight = batch.weight();
     (Mail { batch, returns }, weight)
 }
 

@@ -6,15 +6,18 @@
 //! nothing else.
 //!
 //! ```text
-//!   member's core ── Call(join, publish, …) ──► room's home
+//!   member's core ── Publish, Call(join, …) ──► room's home
 //!   member's core ◄── Joined, Left, Append, Signal, Reply ── room's home
 //!   any core ── Arrived, Departed, Direct ──► user's home ── Deliver, Reply ──► any core
 //! ```
 //!
-//! [`Mailbox`] is the channel: crossbeam, one flag beside it so that a batch wakes its reader once,
+//! What a turn has for another core is one [`Batch`]. [`Mailbox`] is the channel: crossbeam, one flag beside it so that a batch wakes its reader once,
 //! and a count of the bytes that wait, by which publishers are paused. Nothing here blocks.
 
-use std::borrow::Cow;
+mod batch;
+
+pub use batch::{Batch, Batches, Bytes};
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -37,9 +40,9 @@ pub struct Peer {
     pub user: UserId,
 }
 
-/// What a connection asks of a room's home.
-#[derive(Debug)]
-pub enum Ask<'a> {
+/// What a connection asks of a room's home, beside publishing.
+#[derive(Copy, Clone, Debug)]
+pub enum Ask {
     /// To be let in.
     Join {
         /// How many messages to replay where nothing can be recovered.
@@ -53,15 +56,6 @@ pub enum Ask<'a> {
     Leave {
         /// Whether `room_left` is expected.
         answer: bool,
-    },
-    /// To accept a message.
-    Publish {
-        /// The application's JSON.
-        payload: Cow<'a, [u8]>,
-        /// The publisher's idempotency key.
-        message_id: Option<Cow<'a, str>>,
-        /// Whether the publishing connection gets its own message.
-        echo: bool,
     },
     /// To pass on that the user started or stopped typing.
     Typing {
@@ -84,43 +78,14 @@ pub enum Ask<'a> {
     },
 }
 
-impl Ask<'_> {
-    /// The same, owning what it holds, to be sent.
-    pub fn into_owned(self) -> Ask<'static> {
-        match self {
-            Ask::Publish {
-                payload,
-                message_id,
-                echo,
-            } => Ask::Publish {
-                payload: Cow::Owned(payload.into_owned()),
-                message_id: message_id.map(|id| Cow::Owned(id.into_owned())),
-                echo,
-            },
-            Ask::Join {
-                history,
-                recover,
-                presence,
-            } => Ask::Join {
-                history,
-                recover,
-                presence,
-            },
-            Ask::Leave { answer } => Ask::Leave { answer },
-            Ask::Typing { start } => Ask::Typing { start },
-            Ask::Read { offset } => Ask::Read { offset },
-            Ask::Members => Ask::Members,
-            Ask::History { since, limit } => Ask::History { since, limit },
-        }
-    }
-
+impl Ask {
     /// How many credits of a connection the question holds until it is answered. A history may be
     /// as long as `--history-bytes`, so one is asked for at a time.
     pub fn credits(&self) -> u16 {
         match self {
             Ask::History { .. } => CREDITS,
             Ask::Join { .. } | Ask::Members => CREDITS / 16,
-            Ask::Leave { answer: true } | Ask::Publish { .. } => 1,
+            Ask::Leave { answer: true } => 1,
             Ask::Leave { answer: false } | Ask::Typing { .. } | Ask::Read { .. } => 0,
         }
     }
@@ -140,7 +105,7 @@ pub struct Call {
     /// What stands in the answer's metadata.
     pub correlation_id: Option<Box<str>>,
     /// What is asked.
-    pub ask: Ask<'static>,
+    pub ask: Ask,
 }
 
 /// A home's answer to a join.
@@ -170,13 +135,33 @@ pub struct Welcome {
     pub replay: Vec<Frame>,
 }
 
+/// A message to publish, on its way to the room's home.
+#[derive(Debug)]
+pub struct Publish {
+    /// The room.
+    pub room: RoomKey,
+    /// Who publishes.
+    pub peer: Peer,
+    /// What stands in the answer's metadata: a text.
+    pub correlation_id: Option<Bytes>,
+    /// The application's JSON.
+    pub payload: Bytes,
+    /// The publisher's idempotency key: a text.
+    pub message_id: Option<Bytes>,
+    /// Whether the publishing connection gets its own message.
+    pub echo: bool,
+}
+
+/// The credits that a publish holds.
+pub const PUBLISH_CREDITS: u16 = 1;
+
 /// A message to everyone's connections in a room on one core.
 #[derive(Debug)]
 pub struct Append {
     /// The room.
     pub room: RoomKey,
-    /// The message.
-    pub frame: Frame,
+    /// The message: one whole frame.
+    pub frame: Bytes,
     /// Its offset.
     pub offset: u64,
     /// When the home accepted it.
@@ -232,6 +217,8 @@ pub struct Direct {
 #[derive(Debug)]
 pub enum BusMessage {
     /// To a room's home.
+    Publish(Publish),
+    /// To a room's home.
     Call(Box<Call>),
     /// To a joining connection's core.
     Joined(Box<Welcome>),
@@ -245,7 +232,7 @@ pub enum BusMessage {
         correlation_id: Option<Box<str>>,
     },
     /// To a core with members.
-    Append(Box<Append>),
+    Append(Append),
     /// To a core with members.
     Signal(Box<Signal>),
     /// An answer that is ready to be sent to a connection.
@@ -253,7 +240,7 @@ pub enum BusMessage {
         /// Whose answer it is.
         connection: ConnectionRef,
         /// One whole frame.
-        frame: Box<[u8]>,
+        frame: Bytes,
         /// The credits that come back with it.
         credits: u16,
     },
@@ -292,22 +279,24 @@ pub enum BusMessage {
 }
 
 impl BusMessage {
-    /// Bytes that the message keeps alive while it waits, roughly.
+    /// Bytes that the message keeps alive while it waits, roughly, without those in its batch.
     pub fn weight(&self) -> usize {
         const BOOKKEEPING: usize = 160;
+        let apart = |bytes: &Bytes| match bytes {
+            Bytes::Here { .. } => 0,
+            Bytes::Apart(bytes) => bytes.len(),
+        };
         BOOKKEEPING
             + match self {
-                BusMessage::Call(call) => match &call.ask {
-                    Ask::Publish { payload, .. } => payload.len(),
-                    _ => 0,
-                },
+                BusMessage::Publish(publish) => apart(&publish.payload),
                 BusMessage::Joined(welcome) => welcome.replay.len() * size_of::<Frame>(),
-                BusMessage::Append(append) => append.frame.len(),
+                BusMessage::Append(append) => apart(&append.frame),
                 BusMessage::Signal(signal) => signal.frame.len(),
-                BusMessage::Reply { frame, .. } => frame.len(),
+                BusMessage::Reply { frame, .. } => apart(frame),
                 BusMessage::Direct(direct) => direct.data.len(),
                 BusMessage::Deliver { frame, .. } => frame.len(),
-                BusMessage::Left { .. }
+                BusMessage::Call(_)
+                | BusMessage::Left { .. }
                 | BusMessage::Close { .. }
                 | BusMessage::Arrived { .. }
                 | BusMessage::Departed { .. } => 0,

@@ -26,7 +26,7 @@ pub mod timestamp;
 pub use codes::Code;
 pub use command::{Command, Malformed, Recover, Request};
 pub use event::{Event, Member, PresenceChange, Sender};
-pub use ids::{ClientId, Epoch, MessageId, Offset, UserId};
+pub use ids::{ClientId, Epoch, KEY_BYTES_MAX, MessageId, Offset, UserId};
 pub use timestamp::Timestamp;
 
 /// The name of the native dialect in `Sec-WebSocket-Protocol`.

@@ -30,7 +30,7 @@ use std::time::Duration;
 use mio::{Events, Poll, Token, Waker};
 
 use crate::address::CoreId;
-use crate::bus::{BusMessage, Mailbox, Outlet, Wake};
+use crate::bus::{Batch, Mailbox, Outlet, Wake};
 use crate::metrics::{Metrics, Reject, SnapshotReply};
 use crate::shard::{Action, Shard};
 use crate::time::{Instant, Now};
@@ -57,7 +57,7 @@ const DRAIN_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub enum Mail {
     /// From another core.
-    Batch(Vec<BusMessage>),
+    Batch(Batch),
     /// From the control plane: the counters are asked for.
     Snapshot(SnapshotReply),
     /// From the server: no more connections, and all are to go within the time.
@@ -363,7 +363,7 @@ impl Reactor {
     fn send_mail(&mut self) {
         for (index, outlet) in self.outlets.iter().enumerate() {
             if let Some(batch) = self.shard.poll_bus(CoreId(index as u16)) {
-                let weight = batch.iter().map(BusMessage::weight).sum();
+                let weight = batch.weight();
                 // A core that has drained hears nothing any more, and has nobody to tell it.
                 let _drained = outlet.send(Mail::Batch(batch), weight);
             }

@@ -34,7 +34,7 @@ pub struct Member {
 
 /// A frame that one member is not to get.
 #[derive(Copy, Clone, Debug)]
-struct Exclusion {
+pub(super) struct Exclusion {
     connection: u32,
     start: Position,
     end: Position,
@@ -93,6 +93,9 @@ impl Feed {
             if let Some(member) = self.members.get_mut(index as usize) {
                 member.excluded = true;
                 let connection = member.connection;
+                if self.exclusions.capacity() == 0 {
+                    self.exclusions = spares.take_exclusions();
+                }
                 self.exclusions.push_back(Exclusion {
                     connection,
                     start,
@@ -359,7 +362,7 @@ impl Feed {
             self.exclusions.pop_front();
         }
         if self.exclusions.is_empty() && self.exclusions.capacity() > 0 {
-            self.exclusions = VecDeque::new();
+            spares.give_exclusions(std::mem::take(&mut self.exclusions));
         }
     }
 

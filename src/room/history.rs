@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, SpareFrames};
 use crate::time::Instant;
 
 /// Bounds of one room's history. Whichever is reached first lets the oldest message go.
@@ -32,19 +32,30 @@ pub struct History {
 
 impl History {
     /// Keeps the message that follows on, and lets go of what is over the bounds.
-    pub fn push(&mut self, frame: Frame, at: Instant, limits: &HistoryLimits) {
+    pub fn push(
+        &mut self,
+        wire: &[u8],
+        at: Instant,
+        limits: &HistoryLimits,
+        spares: &mut SpareFrames,
+    ) {
         self.newest += 1;
-        if limits.messages_max == 0 || frame.len() > limits.bytes_max {
+        if limits.messages_max == 0 || wire.len() > limits.bytes_max {
             // What does not fit itself leaves nothing before it that could be replayed without gap.
             self.kept = VecDeque::new();
             self.bytes = 0;
             return;
         }
-        self.bytes += frame.len();
-        self.kept.push_back(Kept { frame, at });
-        while self.kept.len() > limits.messages_max || self.bytes > limits.bytes_max {
-            self.pop_oldest();
+        self.bytes += wire.len();
+        // The oldest goes first, and the newest takes its memory.
+        while self.kept.len() >= limits.messages_max || self.bytes > limits.bytes_max {
+            match self.pop_oldest() {
+                Some(oldest) => spares.give(oldest),
+                None => break,
+            }
         }
+        let frame = spares.frame(wire);
+        self.kept.push_back(Kept { frame, at });
     }
 
     /// Lets go of what is older than the bound; says when the next message will be.
@@ -61,10 +72,10 @@ impl History {
         None
     }
 
-    fn pop_oldest(&mut self) {
-        if let Some(oldest) = self.kept.pop_front() {
-            self.bytes -= oldest.frame.len();
-        }
+    fn pop_oldest(&mut self) -> Option<Frame> {
+        let Kept { frame, .. } = self.kept.pop_front()?;
+        self.bytes -= frame.len();
+        Some(frame)
     }
 
     /// The newest message's offset, kept or not.
@@ -119,7 +130,7 @@ mod tests {
         let mut history = History::default();
         for i in 1..=count {
             let at = Instant::ORIGIN + Duration::from_secs(u64::from(i));
-            history.push(Frame::new(&[i]), at, limits);
+            history.push(&[i], at, limits, &mut SpareFrames::default());
         }
         history
     }
@@ -145,7 +156,12 @@ mod tests {
     fn a_message_over_the_byte_bound_ends_what_could_be_replayed() {
         let bounds = limits(100, 3, 0);
         let mut history = filled(2, &bounds);
-        history.push(Frame::new(b"four"), Instant::ORIGIN, &bounds);
+        history.push(
+            b"four",
+            Instant::ORIGIN,
+            &bounds,
+            &mut SpareFrames::default(),
+        );
         assert_eq!((history.newest(), history.complete_since()), (3, 3));
     }
 

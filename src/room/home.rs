@@ -9,7 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId};
-use crate::frame::Frame;
+use crate::frame::{Frame, SpareFrames};
 use crate::protocol::json::encode;
 use crate::protocol::{Epoch, Event, Member, MessageId, Offset, Recover, Sender, UserId};
 use crate::room::history::{History, HistoryLimits};
@@ -110,8 +110,6 @@ pub enum Published {
     Accepted {
         /// The message's offset.
         offset: u64,
-        /// The message as every member gets it.
-        frame: Frame,
     },
     /// It was accepted before, under this offset.
     Repeat {
@@ -320,7 +318,8 @@ impl HomeRoom {
         }
     }
 
-    /// Accepts a message: gives it the next offset and serialises it, once for everyone.
+    /// Accepts a message: gives it the next offset and serialises it, once for everyone, into the
+    /// scratch buffer.
     pub fn publish(
         &mut self,
         room: &str,
@@ -328,19 +327,17 @@ impl HomeRoom {
         (payload, message_id): (&[u8], Option<&str>),
         now: Now,
         limits: &RoomLimits,
-        (hasher, scratch): (&ahash::RandomState, &mut Vec<u8>),
+        (hasher, spares, scratch): (&ahash::RandomState, &mut SpareFrames, &mut Vec<u8>),
     ) -> Published {
         let user = sender.map(|s| s.user_id);
-        if let (Some(id), Some(accepted)) = (message_id, self.accepted.as_ref())
-            && let Some(offset) = accepted.offset_of(user, id)
-        {
-            return Published::Repeat { offset };
-        }
         let offset = self.history.newest() + 1;
         if let Some(id) = message_id {
             let fresh = || Box::new(Accepted::new(hasher.clone()));
             let accepted = self.accepted.get_or_insert_with(fresh);
-            accepted.insert(user, id, offset, now.mono, limits.idempotency_keys_max);
+            let keys_max = limits.idempotency_keys_max;
+            if let Some(offset) = accepted.insert(user, id, offset, now.mono, keys_max) {
+                return Published::Repeat { offset };
+            }
         }
         let message_id = self.message_id(message_id, offset);
         let event = Event::Message {
@@ -353,12 +350,12 @@ impl HomeRoom {
         };
         scratch.clear();
         encode(&event, None, scratch);
-        let frame = Frame::new(scratch);
-        self.history.push(frame.clone(), now.mono, &limits.history);
+        self.history
+            .push(scratch, now.mono, &limits.history, spares);
         if self.users.is_empty() {
             self.idle_since = Some(now.mono);
         }
-        Published::Accepted { offset, frame }
+        Published::Accepted { offset }
     }
 
     /// The id of a message: the given one, or one made of its position.

@@ -19,6 +19,7 @@
 use std::collections::VecDeque;
 
 use crate::frame::Note;
+use crate::room::feed::Exclusion;
 use crate::time::Instant;
 
 /// A position in the byte stream of a log: how many bytes were appended before it.
@@ -96,6 +97,8 @@ struct Body {
 pub struct Spares {
     #[allow(clippy::vec_box, reason = "a log takes the box as it is")]
     bodies: Vec<Box<Body>>,
+    /// Emptied lists of [`super::feed`].
+    exclusions: Vec<VecDeque<Exclusion>>,
 }
 
 impl Spares {
@@ -118,9 +121,17 @@ impl Spares {
         self.bodies.push(body);
     }
 
-    /// Lets go of all that is kept.
-    pub fn clear(&mut self) {
-        self.bodies = Vec::new();
+    pub(super) fn take_exclusions(&mut self) -> VecDeque<Exclusion> {
+        self.exclusions.pop().unwrap_or_default()
+    }
+
+    /// Keeps an empty list for the next turn in which somebody is left out.
+    pub(super) fn give_exclusions(&mut self, exclusions: VecDeque<Exclusion>) {
+        const LISTS_MAX: usize = 64;
+        const LENGTH_MAX: usize = 256;
+        if self.exclusions.len() < LISTS_MAX && exclusions.capacity() <= LENGTH_MAX {
+            self.exclusions.push(exclusions);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod queue;
 
-pub use queue::{Class, Queue};
+pub use queue::{Class, Queue, SpareQueues};
 
 use crate::time::Instant;
 

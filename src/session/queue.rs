@@ -13,6 +13,10 @@ use crate::time::Instant;
 /// Up to this size, frames of the same kind gather in one chunk, in bytes.
 const GATHER_BYTES: usize = 16 * 1024;
 
+/// How much memory emptied queues may hold for the next connections that need one, in bytes, on each
+/// core.
+const SPARE_BYTES_MAX: usize = 256 * 1024;
+
 /// How the ledger and the bounds treat what is in a chunk.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Class {
@@ -64,6 +68,8 @@ pub struct Queue {
     written: usize,
     answer_bytes: usize,
     data_bytes: usize,
+    /// Memory of a chunk that was written, for the next one.
+    buffer: Vec<u8>,
 }
 
 impl Queue {
@@ -80,8 +86,10 @@ impl Queue {
             last.frames += frames;
             return;
         }
+        let mut own = std::mem::take(&mut self.buffer);
+        own.extend_from_slice(bytes);
         self.chunks.push_back(Chunk {
-            bytes: Bytes::Own(bytes.to_vec()),
+            bytes: Bytes::Own(own),
             class,
             at,
             frames,
@@ -152,12 +160,29 @@ impl Queue {
             self.written = 0;
             let (class, len, frames) = (front.class, front.bytes.as_slice().len(), front.frames);
             self.account(class, len, false);
-            self.chunks.pop_front();
+            if let Some(chunk) = self.chunks.pop_front() {
+                self.keep_buffer(chunk.bytes);
+            }
             if let Some(kind) = class.kind() {
                 delivered(kind, frames);
             }
         }
         count
+    }
+
+    fn keep_buffer(&mut self, bytes: Bytes) {
+        if let Bytes::Own(mut own) = bytes
+            && own.capacity() > self.buffer.capacity()
+            && own.capacity() <= GATHER_BYTES
+        {
+            own.clear();
+            self.buffer = own;
+        }
+    }
+
+    /// Bytes of memory that an empty queue holds.
+    fn spare_bytes(&self) -> usize {
+        size_of::<Queue>() + self.chunks.capacity() * size_of::<Chunk>() + self.buffer.capacity()
     }
 
     /// Drops all but the rest of a frame that is under way, or raw bytes at the front; hands what was delivered, and not yet
@@ -225,6 +250,34 @@ impl Queue {
             .iter()
             .find(|c| matches!(c.class, Class::Data(_)))
             .map(|c| c.at)
+    }
+}
+
+/// Queues that were emptied, kept so that an answer allocates nothing.
+#[derive(Default)]
+pub struct SpareQueues {
+    #[allow(clippy::vec_box, reason = "a connection takes the box as it is")]
+    queues: Vec<Box<Queue>>,
+    bytes: usize,
+}
+
+impl SpareQueues {
+    /// An empty queue.
+    pub fn take(&mut self) -> Box<Queue> {
+        let Some(queue) = self.queues.pop() else {
+            return Box::default();
+        };
+        self.bytes -= queue.spare_bytes();
+        queue
+    }
+
+    /// Keeps a queue with nothing in it, unless what is kept is enough.
+    pub fn give(&mut self, queue: Box<Queue>) {
+        let bytes = queue.spare_bytes();
+        if queue.is_empty() && self.bytes + bytes <= SPARE_BYTES_MAX {
+            self.bytes += bytes;
+            self.queues.push(queue);
+        }
     }
 }
 
@@ -306,6 +359,25 @@ mod tests {
         queue.push(b"\x8a\x00", 0, Class::Raw, Instant::ORIGIN);
         queue.abandon(|_, _| {}, |_, _| {});
         assert_eq!(contents(&queue), b"HTTP/1.1 101");
+    }
+
+    #[test]
+    fn spares_are_empty_and_bounded() {
+        let mut spares = SpareQueues::default();
+        let queues: Vec<_> = (0..100)
+            .map(|_| {
+                let mut queue = spares.take();
+                queue.push(&[0; 10_000], 1, REPLY, Instant::ORIGIN);
+                queue.advance(10_000, |_, _| {});
+                queue
+            })
+            .collect();
+        queues.into_iter().for_each(|queue| spares.give(queue));
+        assert!(spares.bytes <= SPARE_BYTES_MAX && spares.queues.len() > 20);
+        while !spares.queues.is_empty() {
+            assert!(spares.take().is_empty());
+        }
+        assert_eq!(spares.bytes, 0);
     }
 
     #[test]

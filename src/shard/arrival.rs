@@ -170,8 +170,7 @@ impl Shard {
             self.wheel.cancel(timer);
         }
         connection
-            .queue
-            .get_or_insert_with(Default::default)
+            .queue_from(&mut self.queues)
             .push(response, 0, Class::Raw, now);
         self.queue_connection(index);
     }

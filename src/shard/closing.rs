@@ -21,7 +21,7 @@ use crate::metrics::{Eviction, Kind};
 use crate::protocol::json::encode;
 use crate::protocol::{Code, Event, Offset, PresenceChange};
 use crate::room::feed::Remainder;
-use crate::session::{Class, Queue};
+use crate::session::Class;
 use crate::shard::config::Overflow;
 use crate::shard::connection::{FeedId, Phase, Timer};
 use crate::shard::{Action, Shard};
@@ -101,7 +101,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        let queue = connection.queue.get_or_insert_with(Default::default);
+        let queue = connection.queue_from(&mut self.queues);
         queue.push(last_bytes, 0, Class::Raw, now);
         let due = now + self.config.close_timeout;
         connection.deadline = Some(self.wheel.insert(due, Timer::Close(index)));
@@ -302,6 +302,7 @@ impl Shard {
             connections,
             locals,
             spares,
+            queues,
             now,
             ..
         } = self;
@@ -321,7 +322,7 @@ impl Shard {
         let rest = feed.rest_under_way(member);
         feed.advance(member, end, spares);
         let class = Class::Data(kind_of(entry));
-        let queue = connection.queue.get_or_insert_with(Default::default);
+        let queue = connection.queue_from(queues);
         queue.push_rest(&rest, class, now.mono);
     }
 
@@ -333,6 +334,7 @@ impl Shard {
             connections,
             locals,
             spares,
+            queues,
             ..
         } = self;
         let Some(connection) = connections.get_mut(index) else {
@@ -343,7 +345,7 @@ impl Shard {
         };
         let mut queue = connection.queue.take();
         feed.for_each_owed(member, |bytes, entry| {
-            let queue = queue.get_or_insert_with(Box::<Queue>::default);
+            let queue = queue.get_or_insert_with(|| queues.take());
             queue.push(bytes, 1, Class::Data(kind_of(entry.note)), entry.at);
         });
         let head = feed.log.head();
@@ -369,7 +371,7 @@ impl Shard {
         if connection.phase != Phase::Native {
             return;
         }
-        let queue = connection.queue.get_or_insert_with(Default::default);
+        let queue = connection.queue_from(&mut self.queues);
         queue.push(frame, 1, Class::Answer(Kind::Reply), now);
         self.metrics.ledger.offer(Kind::Reply, 1);
         self.queue_connection(index);

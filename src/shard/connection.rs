@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::codec::http::HeadReader;
 use crate::codec::websocket::Decoder;
 use crate::protocol::{ClientId, UserId};
-use crate::session::{Budget, Queue};
+use crate::session::{Budget, Queue, SpareQueues};
 use crate::wheel::TimerId;
 
 /// No feed, no member: an index that no table reaches.
@@ -127,6 +127,11 @@ impl Connection {
             ended: false,
             close_code: 1006,
         }
+    }
+
+    /// Its queue, which it has while something is in it.
+    pub(super) fn queue_from(&mut self, spares: &mut SpareQueues) -> &mut Queue {
+        self.queue.get_or_insert_with(|| spares.take())
     }
 
     pub(super) fn subscription(&mut self, room: u32) -> Option<&mut Subscription> {

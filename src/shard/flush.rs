@@ -99,7 +99,8 @@ impl Shard {
                 self.queued_feeds.push_front(feed);
             }
         }
-        for feed in std::mem::take(&mut self.revisited) {
+        let mut revisited = std::mem::take(&mut self.revisited);
+        for feed in revisited.drain(..) {
             // Where a pass is still under way, another one has to follow it.
             match Self::feed_ref(&self.locals, feed) {
                 Some(known) if known.queued => self.revisited.push(feed),
@@ -107,6 +108,8 @@ impl Shard {
                 None => {}
             }
         }
+        revisited.append(&mut self.revisited);
+        self.revisited = revisited;
         !self.wants_flush()
     }
 
@@ -444,7 +447,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        connection.queue = None;
+        if let Some(queue) = connection.queue.take() {
+            self.queues.give(queue);
+        }
         if connection.phase == Phase::Native
             && let Some(timer) = connection.deadline.take()
         {

@@ -3,14 +3,25 @@
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId, RoomKey};
-use crate::bus::{Append, Ask, BusMessage, Call, Lane, Peer, Welcome};
-use crate::frame::{Frame, Note};
+use crate::bus::{Append, Ask, BusMessage, Call, Lane, PUBLISH_CREDITS, Peer, Welcome};
+use crate::frame::Note;
 use crate::protocol::json::encode;
 use crate::protocol::{Code, Epoch, Event, Offset, Recover, Sender};
 use crate::room::HomeRoom;
 use crate::room::home::{Published, Share, Upkeep};
 use crate::shard::connection::Timer;
 use crate::shard::{Home, Shard, mix};
+
+/// What is published.
+#[derive(Copy, Clone)]
+pub(super) struct Publication<'a> {
+    /// The application's JSON.
+    pub payload: &'a [u8],
+    /// The publisher's idempotency key.
+    pub message_id: Option<&'a str>,
+    /// Whether the publishing connection gets its own message.
+    pub echo: bool,
+}
 
 impl Shard {
     /// Sends a question to a room's home on another core.
@@ -20,16 +31,16 @@ impl Shard {
         room: RoomKey,
         peer: Peer,
         correlation_id: Option<&str>,
-        ask: Ask<'_>,
+        ask: Ask,
     ) {
         let correlation_id = correlation_id.map(Box::from);
         let call = Call {
             room,
             peer,
             correlation_id,
-            ask: ask.into_owned(),
+            ask,
         };
-        self.send(home, BusMessage::Call(Box::new(call)));
+        self.send(home, |_| BusMessage::Call(Box::new(call)));
     }
 
     /// A question to a room whose home is here.
@@ -39,7 +50,7 @@ impl Shard {
         room: &str,
         peer: &Peer,
         correlation_id: Option<&str>,
-        ask: Ask<'_>,
+        ask: Ask,
     ) {
         let credits = ask.credits();
         match ask {
@@ -52,17 +63,6 @@ impl Shard {
                     return self.over_capacity(room, peer, correlation_id, credits);
                 };
                 self.home_join(home, peer, correlation_id, history, recover, presence);
-            }
-            Ask::Publish {
-                payload,
-                message_id,
-                echo,
-            } => {
-                let Some(home) = self.home_or_new(hash, room) else {
-                    return self.over_capacity(room, peer, correlation_id, credits);
-                };
-                let message_id = message_id.as_deref();
-                self.home_publish(home, peer, correlation_id, &payload, message_id, echo);
             }
             Ask::Leave { answer } => {
                 // The answer first: whoever leaves is not told of its own leaving.
@@ -233,15 +233,22 @@ impl Shard {
         self.deliver_or_send(peer.connection.core, left);
     }
 
-    fn home_publish(
+    /// A message for a room whose home is here.
+    pub(super) fn home_publish(
         &mut self,
-        home: u32,
+        hash: u64,
+        room: &str,
         peer: &Peer,
         correlation_id: Option<&str>,
-        payload: &[u8],
-        message_id: Option<&str>,
-        echo: bool,
+        Publication {
+            payload,
+            message_id,
+            echo,
+        }: Publication<'_>,
     ) {
+        let Some(home) = self.home_or_new(hash, room) else {
+            return self.over_capacity(room, peer, correlation_id, PUBLISH_CREDITS);
+        };
         let Some(key) = self.homes.key(home).cloned() else {
             return;
         };
@@ -249,6 +256,7 @@ impl Shard {
             homes,
             scratch,
             hasher,
+            frames,
             config,
             now,
             ..
@@ -260,7 +268,7 @@ impl Shard {
             client_id: peer.client_id,
             user_id: &peer.user,
         };
-        let tools = (&*hasher, scratch);
+        let tools = (&*hasher, frames, scratch);
         let published = room.publish(
             key.name(),
             Some(sender),
@@ -271,9 +279,11 @@ impl Shard {
         );
         let offset = match published {
             Published::Repeat { offset } => offset,
-            Published::Accepted { offset, frame } => {
+            Published::Accepted { offset } => {
                 let except = (!echo).then_some(peer.connection);
+                let frame = std::mem::take(&mut self.scratch);
                 self.fan_out(home, &key, &frame, offset, except);
+                self.scratch = frame;
                 self.arm_upkeep_of_message(home, message_id.is_some());
                 offset
             }
@@ -286,7 +296,7 @@ impl Shard {
             position: Some((room.epoch(), Offset(offset))),
             message_id: room.message_id(message_id, offset),
         };
-        self.reply(peer.connection, &event, correlation_id, 1);
+        self.reply(peer.connection, &event, correlation_id, PUBLISH_CREDITS);
     }
 
     /// Sends an accepted message to every core with members.
@@ -294,23 +304,25 @@ impl Shard {
         &mut self,
         home: u32,
         room: &RoomKey,
-        frame: &Frame,
+        frame: &[u8],
         offset: u64,
         except: Option<ConnectionRef>,
     ) {
         let at = self.now.mono;
+        let mut shared = None;
         for share in self.shares(home) {
             if share.core == self.config.core {
                 self.append_here(room, frame, offset, at, except);
             } else {
-                let append = Append {
-                    room: room.clone(),
-                    frame: frame.clone(),
-                    offset,
-                    at,
-                    except,
-                };
-                self.send(share.core, BusMessage::Append(Box::new(append)));
+                self.send(share.core, |batch| {
+                    BusMessage::Append(Append {
+                        room: room.clone(),
+                        frame: batch.keep_shared(frame, &mut shared),
+                        offset,
+                        at,
+                        except,
+                    })
+                });
             }
         }
     }

@@ -1,8 +1,6 @@
 //! What peers send: bytes, frames, commands.
 
-use std::borrow::Cow;
-
-use crate::bus::{Ask, CREDITS, Peer};
+use crate::bus::{Ask, BusMessage, CREDITS, PUBLISH_CREDITS, Peer, Publish};
 use crate::codec::websocket::{
     CloseFrame, Control, Data, Item, Limits, OpCode, encode_close, encode_frame,
 };
@@ -12,6 +10,7 @@ use crate::session::Class;
 use crate::shard::Shard;
 use crate::shard::config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX};
 use crate::shard::connection::{Connection, Held, NONE, Phase, Subscription};
+use crate::shard::homes::Publication;
 use crate::time::Now;
 
 impl Shard {
@@ -170,8 +169,7 @@ impl Shard {
         let now = self.now.mono;
         if let Some(connection) = self.connections.get_mut(index) {
             connection
-                .queue
-                .get_or_insert_with(Default::default)
+                .queue_from(&mut self.queues)
                 .push(&frame, 0, Class::Raw, now);
         }
         frame.shrink_to(64 * 1024);
@@ -307,12 +305,12 @@ impl Shard {
                 }
             }
             Command::Message { room, payload } => {
-                let ask = Ask::Publish {
-                    payload: Cow::Borrowed(payload),
-                    message_id: request.message_id.map(Cow::Borrowed),
+                let publication = Publication {
+                    payload,
+                    message_id: request.message_id,
                     echo: request.echo,
                 };
-                self.ask(index, room, ask, id);
+                self.publish(index, room, publication, id);
             }
             Command::DirectMessage { user_id, data } => {
                 self.send_direct(index, user_id, data, request.message_id, id);
@@ -342,13 +340,7 @@ impl Shard {
         connection.is_some_and(|c| c.subscription(local).is_some())
     }
 
-    pub(super) fn join(
-        &mut self,
-        index: u32,
-        room: &str,
-        ask: Ask<'_>,
-        correlation_id: Option<&str>,
-    ) {
+    pub(super) fn join(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
         let hash = self.placement.hash_one(room);
         if !self.is_subscribed(index, room) {
             let max = self.config.rooms_per_connection_max;
@@ -377,7 +369,7 @@ impl Shard {
     }
 
     /// Typing and receipts pass between members only.
-    fn signal(&mut self, index: u32, room: &str, ask: Ask<'_>, correlation_id: Option<&str>) {
+    fn signal(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
         if self.is_subscribed(index, room) {
             return self.ask(index, room, ask, correlation_id);
         }
@@ -392,7 +384,7 @@ impl Shard {
     }
 
     /// Puts a question to a room's home: a call where that is this core, else a message.
-    fn ask(&mut self, index: u32, room: &str, ask: Ask<'_>, correlation_id: Option<&str>) {
+    fn ask(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
         let Some(peer) = self.peer(index) else { return };
         let hash = self.placement.hash_one(room);
         let home = self.home_of(hash);
@@ -403,6 +395,41 @@ impl Shard {
             connection.credits_held += ask.credits();
         }
         self.send_call(home, self.key(hash, room), peer, correlation_id, ask);
+    }
+
+    /// Hands a message to a room's home: a call where that is this core, else a message.
+    fn publish(
+        &mut self,
+        index: u32,
+        room: &str,
+        publication: Publication<'_>,
+        correlation_id: Option<&str>,
+    ) {
+        let Some(peer) = self.peer(index) else { return };
+        let hash = self.placement.hash_one(room);
+        let home = self.home_of(hash);
+        if home == self.config.core {
+            return self.home_publish(hash, room, &peer, correlation_id, publication);
+        }
+        if let Some(connection) = self.connections.get_mut(index) {
+            connection.credits_held += PUBLISH_CREDITS;
+        }
+        let room = self.key(hash, room);
+        let Publication {
+            payload,
+            message_id,
+            echo,
+        } = publication;
+        self.send(home, |batch| {
+            BusMessage::Publish(Publish {
+                room,
+                peer,
+                correlation_id: correlation_id.map(|id| batch.keep_text(id)),
+                payload: batch.keep(payload),
+                message_id: message_id.map(|id| batch.keep_text(id)),
+                echo,
+            })
+        });
     }
 
     pub(super) fn peer(&self, index: u32) -> Option<Peer> {

@@ -3,29 +3,44 @@
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, RoomKey};
-use crate::bus::{Ask, BusMessage, CREDITS, Lane, Peer, Signal, Welcome};
+use crate::bus::{Ask, Batch, BusMessage, CREDITS, Lane, Peer, Signal, Welcome};
 use crate::frame::{Frame, Note};
 use crate::metrics::Kind;
 use crate::protocol::{ClientId, Event, Offset};
 use crate::room::{Feed, RoomTable};
 use crate::session::Class;
 use crate::shard::connection::{Connection, FeedId, NONE, Phase, Subscription};
+use crate::shard::homes::Publication;
 use crate::shard::{LocalRoom, Shard};
 use crate::time::{Instant, Now};
 
 impl Shard {
     /// What another core sent, in the order in which it was sent.
-    pub fn handle_bus(&mut self, now: Now, batch: Vec<BusMessage>) {
+    pub fn handle_bus(&mut self, now: Now, mut batch: Batch) {
         self.set_now(now);
         self.metrics.bus.batches_in += 1;
         self.metrics.bus.messages_in += batch.len() as u64;
-        for message in batch {
-            self.deliver(message);
+        let (messages, bytes) = batch.open();
+        for message in messages {
+            self.deliver(message, bytes);
         }
     }
 
-    pub(super) fn deliver(&mut self, message: BusMessage) {
+    /// Takes in a message; `bytes` are those of its batch.
+    pub(super) fn deliver(&mut self, message: BusMessage, bytes: &[u8]) {
         match message {
+            BusMessage::Publish(publish) => {
+                let id = publish.correlation_id.as_ref();
+                let message_id = publish.message_id.as_ref();
+                let publication = Publication {
+                    payload: publish.payload.read(bytes),
+                    message_id: message_id.map(|id| id.read_text(bytes)),
+                    echo: publish.echo,
+                };
+                let (hash, room) = (publish.room.hash(), publish.room.name());
+                let id = id.map(|id| id.read_text(bytes));
+                self.home_publish(hash, room, &publish.peer, id, publication);
+            }
             BusMessage::Call(call) => {
                 let id = call.correlation_id.as_deref();
                 self.home_call(call.room.hash(), call.room.name(), &call.peer, id, call.ask);
@@ -38,7 +53,9 @@ impl Shard {
             } => {
                 self.left(&room, connection, correlation_id.as_deref());
             }
-            BusMessage::Append(a) => self.append_here(&a.room, &a.frame, a.offset, a.at, a.except),
+            BusMessage::Append(a) => {
+                self.append_here(&a.room, a.frame.read(bytes), a.offset, a.at, a.except);
+            }
             BusMessage::Signal(signal) => self.signal_here(&signal),
             BusMessage::Reply {
                 connection,
@@ -46,7 +63,7 @@ impl Shard {
                 credits,
             } => {
                 if let Some(index) = self.resolve(connection) {
-                    self.answer_with(index, &frame);
+                    self.answer_with(index, frame.read(bytes));
                     self.give_back(index, credits);
                 }
             }
@@ -140,7 +157,7 @@ impl Shard {
             .ledger
             .offer(Kind::Message, frames.len() as u64);
         for frame in frames {
-            let queue = connection.queue.get_or_insert_with(Default::default);
+            let queue = connection.queue_from(&mut self.queues);
             queue.push_shared(frame, Class::Answer(Kind::Message), now);
         }
     }
@@ -330,7 +347,7 @@ impl Shard {
     pub(super) fn append_here(
         &mut self,
         room: &RoomKey,
-        frame: &Frame,
+        frame: &[u8],
         offset: u64,
         at: Instant,
         except: Option<ConnectionRef>,
@@ -375,7 +392,7 @@ impl Shard {
     fn append_to(
         &mut self,
         id: FeedId,
-        frame: &Frame,
+        frame: &[u8],
         what: (u64, Note),
         at: Instant,
         except: impl Iterator<Item = ConnectionRef>,

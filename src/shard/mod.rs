@@ -40,11 +40,13 @@ use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId, RoomKey};
 use crate::blocks::Blocks;
-use crate::bus::BusMessage;
+use crate::bus::{Batch, Batches, BusMessage};
+use crate::frame::SpareFrames;
 use crate::metrics::{Dialect, Metrics, State};
 use crate::protocol::json::Parser;
 use crate::room::log::Spares;
 use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
+use crate::session::SpareQueues;
 use crate::shard::connection::{Connection, FeedId, Timer};
 use crate::shard::flush::Finding;
 use crate::time::{Instant, Now};
@@ -145,9 +147,13 @@ pub struct Shard {
     revisited: Vec<FeedId>,
     resumed: Vec<u32>,
     actions: VecDeque<Action>,
-    outboxes: Vec<Vec<BusMessage>>,
+    /// What is to go to each core, once there is something.
+    outboxes: Vec<Option<Batch>>,
+    batches: Batches,
 
     spares: Spares,
+    queues: SpareQueues,
+    frames: SpareFrames,
     findings: Vec<Finding>,
     flushed_since: Vec<Instant>,
     draining: bool,
@@ -184,8 +190,11 @@ impl Shard {
             revisited: Vec::new(),
             resumed: Vec::new(),
             actions: VecDeque::new(),
-            outboxes: (0..config.cores).map(|_| Vec::new()).collect(),
+            outboxes: (0..config.cores).map(|_| None).collect(),
+            batches: Batches::default(),
             spares: Spares::default(),
+            queues: SpareQueues::default(),
+            frames: SpareFrames::default(),
             findings: Vec::new(),
             flushed_since: Vec::new(),
             draining: false,
@@ -222,14 +231,11 @@ impl Shard {
     }
 
     /// What is to be sent to another core, all of it, in order.
-    pub fn poll_bus(&mut self, core: CoreId) -> Option<Vec<BusMessage>> {
-        let outbox = self.outboxes.get_mut(core.index())?;
-        if outbox.is_empty() {
-            return None;
-        }
+    pub fn poll_bus(&mut self, core: CoreId) -> Option<Batch> {
+        let batch = self.outboxes.get_mut(core.index())?.take()?;
         self.metrics.bus.batches_out += 1;
-        self.metrics.bus.messages_out += outbox.len() as u64;
-        Some(std::mem::take(outbox))
+        self.metrics.bus.messages_out += batch.len() as u64;
+        Some(batch)
     }
 
     /// When [`Shard::handle_timeouts`] has something to do.
@@ -391,9 +397,12 @@ impl Shard {
         CoreId(((u128::from(hash) * u128::from(self.config.cores)) >> 64) as u16)
     }
 
-    fn send(&mut self, core: CoreId, message: BusMessage) {
+    /// Puts a message into the batch for another core; `message` may keep bytes there.
+    fn send(&mut self, core: CoreId, message: impl FnOnce(&mut Batch) -> BusMessage) {
         if let Some(outbox) = self.outboxes.get_mut(core.index()) {
-            outbox.push(message);
+            let batch = outbox.get_or_insert_with(|| self.batches.batch());
+            let message = message(batch);
+            batch.push(message);
         }
     }
 

@@ -177,24 +177,20 @@ impl Shard {
                 self.answer_with(index, frame);
             }
         } else {
-            let frame = Box::from(frame);
-            self.send(
-                connection.core,
-                BusMessage::Reply {
-                    connection,
-                    frame,
-                    credits,
-                },
-            );
+            self.send(connection.core, |batch| BusMessage::Reply {
+                connection,
+                frame: batch.keep(frame),
+                credits,
+            });
         }
     }
 
     /// Gives a message to the part of this shard that it is for, or to another core.
     pub(super) fn deliver_or_send(&mut self, core: CoreId, message: BusMessage) {
         if core == self.config.core {
-            self.deliver(message);
+            self.deliver(message, &[]);
         } else {
-            self.send(core, message);
+            self.send(core, |_| message);
         }
     }
 }

@@ -168,7 +168,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        let queue = connection.queue.get_or_insert_with(Default::default);
+        let queue = connection.queue_from(&mut self.queues);
         queue.push_shared(frame, Class::Data(Kind::Direct), at);
         if connection.blocked {
             self.block(index);

@@ -12,7 +12,7 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use tidewheel::address::CoreId;
-use tidewheel::bus::BusMessage;
+use tidewheel::bus::Batch;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_fragment};
 use tidewheel::codec::websocket::{Control, Data, OpCode};
 use tidewheel::protocol::json::validate;
@@ -94,7 +94,7 @@ struct Core {
     shard: Shard,
     sockets: Sockets,
     /// Mail that has not arrived, by its sender.
-    mail: Vec<VecDeque<Vec<BusMessage>>>,
+    mail: Vec<VecDeque<Batch>>,
     /// It accepts nobody any more.
     drains: bool,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tidewheel::address::CoreId;
-use tidewheel::bus::BusMessage;
+use tidewheel::bus::Batch;
 use tidewheel::shard::{Action, Overflow, Phase, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
 
@@ -45,7 +45,7 @@ pub struct World {
     pub mono: Instant,
     pub cores: Vec<Core>,
     /// What is under way from one core to another: `from * cores + to`.
-    links: Vec<VecDeque<Vec<BusMessage>>>,
+    links: Vec<VecDeque<Batch>>,
     pub clients: Vec<Client>,
     pub peers: Vec<Peer>,
     pub truth: Truth,

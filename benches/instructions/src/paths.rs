@@ -27,22 +27,14 @@ pub const PATHS: [Path; 11] = [
     Path {
         name: "parse",
         times: 1000,
-        about: "a publish of 128 bytes, text to command",
-        run: || {
-            parse(
-                r#"{"type":"message","room":"lobby","payload":{"text":"not a word more than this, and that is all that there is","n":12345},"metadata":{"echo":true}}"#,
-            )
-        },
+        about: "a publish of 150 bytes, text to command",
+        run: || parse(PUBLISH),
     },
     Path {
         name: "parse_join",
         times: 1000,
         about: "join_room with recovery, text to command",
-        run: || {
-            parse(
-                r#"{"type":"join_room","room":"lobby","payload":{"history":10,"recover":{"epoch":"000000000000a","offset":7},"presence":true}}"#,
-            )
-        },
+        run: || parse(JOIN),
     },
     Path {
         name: "publish",
@@ -54,13 +46,7 @@ pub const PATHS: [Path; 11] = [
         name: "publish_named",
         times: 1000,
         about: "the same with message_id and correlation_id",
-        run: || {
-            publish(|n| {
-                format!(
-                    r#","metadata":{{"message_id":"d0ba4a7c-5b6d-4e4e-9f0a-{n:012}","correlation_id":"c{n}"}}"#
-                )
-            })
-        },
+        run: || publish(metadata),
     },
     Path {
         name: "turn",
@@ -105,6 +91,15 @@ pub const PATHS: [Path; 11] = [
         run: || bus(0),
     },
 ];
+
+const PUBLISH: &str = r#"{"type":"message","room":"lobby","payload":{"text":"not a word more than this, and that is all that there is","n":12345},"metadata":{"echo":true}}"#;
+
+const JOIN: &str = r#"{"type":"join_room","room":"lobby","payload":{"history":10,"recover":{"epoch":"000000000000a","offset":7},"presence":true}}"#;
+
+fn metadata(n: u64) -> String {
+    let id = format_args!(r#""message_id":"d0ba4a7c-5b6d-4e4e-9f0a-{n:012}""#);
+    format!(r#","metadata":{{{id},"correlation_id":"c{n}"}}"#)
+}
 
 fn parse(text: &str) {
     let mut parser = Parser::new();

@@ -59,7 +59,8 @@ fn publish(room: &mut HomeRoom, name: &str, id: Option<&str>, seconds: u64) -> (
         mono: at(seconds),
         unix_ms: 1_800_000_000_000,
     };
-    let tools = (&hasher(), &mut Vec::new());
+    let (mut spares, mut scratch) = (SpareFrames::default(), Vec::new());
+    let tools = (&hasher(), &mut spares, &mut scratch);
     match room.publish("r", Some(sender), (b"1", id), now, &LIMITS, tools) {
         Published::Accepted { offset, .. } => (offset, true),
         Published::Repeat { offset } => (offset, false),
