@@ -24,7 +24,8 @@ pub struct Member {
     pub connection: u32,
     /// The socket took less than it was offered; only WRITABLE or a verdict moves this cursor.
     pub blocked: bool,
-    /// The blocked connection is behind, or may be, in other places too: its lag is a sum.
+    /// The connection reads other feeds too, or, where it is blocked, has a queue: its lag is a sum,
+    /// and what is new to it may be in several places. May be true for longer than that holds.
     pub elsewhere: bool,
     /// The segment at the cursor is held for this member.
     pub pinned: bool,

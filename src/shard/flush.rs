@@ -4,6 +4,9 @@
 //! then each feed in which something was appended, member by member. The second is the hot path:
 //! it touches a member's sixteen bytes and the socket, and nothing else, unless the socket is full
 //! or something about the member is out of the ordinary.
+//!
+//! Where several feeds wait, a member whose connection reads other feeds too is only noted. When all
+//! are visited, such a connection gets what is new in every feed of its in one write.
 
 use std::io::IoSlice;
 
@@ -14,10 +17,13 @@ use crate::room::Feed;
 use crate::room::log::{Position, Tally};
 use crate::shard::Shard;
 use crate::shard::connection::{FeedId, Phase, Timer};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 /// Slices that go into one vectored write at most (Linux takes 1,024).
 const SLICES_MAX: usize = 64;
+
+/// Parts that go into one write at most; more go into the next.
+const PARTS_MAX: usize = 16;
 
 /// What a socket did with bytes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -49,6 +55,21 @@ pub(super) enum Finding {
     Behind(u32),
     /// Something about the member is out of the ordinary.
     Careful(u32),
+}
+
+/// A member that was passed over, because its connection may have more to get from other feeds.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Shared {
+    feed: FeedId,
+    connection: u32,
+}
+
+/// A pass that has visited everyone, and ends when those that it passed over have theirs.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Visited {
+    feed: FeedId,
+    /// When the oldest frame that waited for it was accepted.
+    waiting_since: Option<Instant>,
 }
 
 /// A part of one connection's write.
@@ -95,10 +116,12 @@ impl Shard {
             let Some(feed) = self.queued_feeds.pop_front() else {
                 break;
             };
-            if !self.flush_feed(feed, transport, &mut left) {
+            if !self.visit_feed(feed, transport, &mut left) {
                 self.queued_feeds.push_front(feed);
             }
         }
+        self.flush_shared(transport);
+        self.end_passes();
         let mut revisited = std::mem::take(&mut self.revisited);
         for feed in revisited.drain(..) {
             // Where a pass is still under way, another one has to follow it.
@@ -118,8 +141,8 @@ impl Shard {
         !self.queued_connections.is_empty() || !self.queued_feeds.is_empty()
     }
 
-    /// One pass over a feed, or a part of one. Says whether the pass is over.
-    fn flush_feed(
+    /// One pass over a feed, or a part of one. Says whether everyone was visited.
+    fn visit_feed(
         &mut self,
         id: FeedId,
         transport: &mut impl Transport,
@@ -130,34 +153,78 @@ impl Shard {
         };
         let mut findings = std::mem::take(&mut self.findings);
         let waiting_since = feed.waiting_since();
-        let done = self.visit_members(&mut feed, transport, budget, &mut findings);
+        let done = self.visit_members((id, &mut feed), transport, budget, &mut findings);
         self.put_feed(id, feed);
         for finding in findings.drain(..) {
             self.settle(id, finding, transport);
         }
         self.findings = findings;
-        if !done {
-            return false;
+        if done {
+            self.visited.push(Visited {
+                feed: id,
+                waiting_since,
+            });
         }
+        done
+    }
+
+    /// Ends the passes that have visited everyone: no member that is not held by a pin needs what
+    /// was there before any more.
+    fn end_passes(&mut self) {
         let now = self.now.mono;
-        let spares = &mut self.spares;
-        let Some(feed) = Self::feed_in(&mut self.locals, id) else {
-            return true;
-        };
-        feed.queued = false;
-        let more = feed.end_pass(now, spares);
-        if let Some(since) = waiting_since {
-            self.flushed_since.push(since);
+        let mut visited = std::mem::take(&mut self.visited);
+        for Visited {
+            feed: id,
+            waiting_since,
+        } in visited.drain(..)
+        {
+            let spares = &mut self.spares;
+            let Some(feed) = Self::feed_in(&mut self.locals, id) else {
+                continue;
+            };
+            feed.queued = false;
+            let more = feed.end_pass(now, spares);
+            if let Some(since) = waiting_since {
+                self.flushed_since.push(since);
+            }
+            if more {
+                self.queue_feed(id);
+            }
         }
-        if more {
-            self.queue_feed(id);
+        self.visited = visited;
+    }
+
+    /// Writes to those that the passes of this turn left out, to each once.
+    fn flush_shared(&mut self, transport: &mut impl Transport) {
+        let mut shared = std::mem::take(&mut self.shared);
+        for Shared { connection, .. } in &shared {
+            let place = *connection as usize;
+            if self.feeds_noted.len() <= place {
+                self.feeds_noted.resize(place + 1, 0);
+            }
+            if let Some(noted) = self.feeds_noted.get_mut(place) {
+                *noted = noted.saturating_add(1);
+            }
         }
-        true
+        for Shared { feed, connection } in shared.drain(..) {
+            let noted = self.feeds_noted.get_mut(connection as usize);
+            match noted.map_or(0, std::mem::take) {
+                // It was there before, with another feed.
+                0 => continue,
+                1 => self.flush_place(feed, connection, transport),
+                _ => self.flush_connection(connection, transport),
+            }
+            self.revisit_if_over(connection);
+        }
+        self.shared = shared;
+        if self.connections.is_empty() {
+            self.feeds_noted = Vec::new();
+        }
     }
 
     fn visit_members(
         &mut self,
-        feed: &mut Feed,
+        (id, feed): (FeedId, &mut Feed),
         transport: &mut impl Transport,
         budget: &mut usize,
         findings: &mut Vec<Finding>,
@@ -176,6 +243,7 @@ impl Shard {
         let connections = &self.connections;
         let some_wait = !self.queued_connections.is_empty();
         let waits = |index: u32| connections.get(index).is_some_and(|c| c.queued);
+        let is_alone = self.queued_feeds.is_empty() && self.shared.is_empty();
         let first = feed.begin_pass();
         let mut index = first;
         let Feed { log, members, .. } = feed;
@@ -190,6 +258,7 @@ impl Shard {
             let is_plain = !(member.blocked || member.pinned || member.excluded);
             if !is_plain || (some_wait && waits(member.connection)) {
                 findings.push(if !member.blocked {
+                    *budget -= 1;
                     Finding::Careful(member.connection)
                 } else if !member.pinned || member.elsewhere || head - member.cursor > lag_bytes_max
                 {
@@ -200,6 +269,13 @@ impl Shard {
                 continue;
             }
             *budget -= 1;
+            if member.elsewhere && !is_alone {
+                self.shared.push(Shared {
+                    feed: id,
+                    connection: member.connection,
+                });
+                continue;
+            }
             writes += 1;
             if stretch.from != member.cursor {
                 let tally = log.appended().since(log.tally_at(member.cursor));
@@ -290,7 +366,6 @@ impl Shard {
             return;
         };
         connection.queued = false;
-        let was_lagging = connection.deadline.is_some();
         loop {
             match self.connections.get(index) {
                 Some(connection) if !connection.blocked => {}
@@ -300,33 +375,80 @@ impl Shard {
             if parts.is_empty() {
                 break;
             }
-            let (sent, offered) = self.offer(index, &parts, transport);
-            self.metrics.flush.writes += 1;
-            match sent {
-                Sent::Took(count) => {
-                    self.metrics.flush.bytes += count as u64;
-                    self.metrics.traffic.bytes_out += count as u64;
-                    self.take_off(index, &parts, count);
-                    if was_lagging && count > 0 {
-                        self.note_alive(index);
-                    }
-                    if count < offered {
-                        self.metrics.flush.would_block += 1;
-                        self.block(index);
-                    }
-                }
-                Sent::Full => {
-                    self.metrics.flush.would_block += 1;
-                    self.block(index);
-                }
-                Sent::Gone => return self.drop_connection(index, 1006),
+            if !self.write(index, &parts, transport) {
+                return;
             }
         }
         self.caught_up(index);
     }
 
+    /// Writes to a member what is new in one feed, where nothing else waits for its connection.
+    fn flush_place(&mut self, id: FeedId, index: u32, transport: &mut impl Transport) {
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        let is_plain = !connection.blocked && !connection.queued && connection.queue.is_none();
+        let Some(member) = Self::member_index(connection, id).filter(|_| is_plain) else {
+            return self.flush_connection(index, transport);
+        };
+        let spares = &mut self.spares;
+        let stretch = Self::feed_in(&mut self.locals, id).and_then(|f| f.stretch(member, spares));
+        let Some((from, to)) = stretch else {
+            return;
+        };
+        let part = Part::Feed {
+            feed: id,
+            member,
+            from,
+            to,
+        };
+        if self.write(index, &[part], transport) {
+            let feed = Self::feed_ref(&self.locals, id);
+            if feed.is_some_and(|feed| feed.lag_bytes(member) > 0) {
+                // More than one write can hold.
+                self.flush_connection(index, transport);
+            }
+        }
+    }
+
+    /// Makes one write of the parts. Says whether the socket may take more.
+    fn write(&mut self, index: u32, parts: &[Part], transport: &mut impl Transport) -> bool {
+        let (sent, offered) = self.offer(index, parts, transport);
+        self.metrics.flush.writes += 1;
+        match sent {
+            Sent::Took(count) => {
+                self.metrics.flush.bytes += count as u64;
+                self.metrics.traffic.bytes_out += count as u64;
+                self.take_off(index, parts, count);
+                if count > 0 && self.is_lagging(index) {
+                    self.note_alive(index);
+                }
+                if count < offered {
+                    self.metrics.flush.would_block += 1;
+                    self.block(index);
+                }
+                true
+            }
+            Sent::Full => {
+                self.metrics.flush.would_block += 1;
+                self.block(index);
+                true
+            }
+            Sent::Gone => {
+                self.drop_connection(index, 1006);
+                false
+            }
+        }
+    }
+
+    /// Whether patience with it is running out.
+    fn is_lagging(&self, index: u32) -> bool {
+        let connection = self.connections.get(index);
+        connection.is_some_and(|c| c.deadline.is_some())
+    }
+
     /// What a connection is owed, in the order in which it must be written.
-    fn gather(&mut self, index: u32) -> SmallVec<[Part; 4]> {
+    fn gather(&mut self, index: u32) -> SmallVec<[Part; PARTS_MAX]> {
         let mut parts = SmallVec::new();
         let Some(connection) = self.connections.get(index) else {
             return parts;
@@ -334,7 +456,7 @@ impl Shard {
         let under_way = connection.under_way;
         let spares = &mut self.spares;
         let locals = &mut self.locals;
-        let mut add = |parts: &mut SmallVec<[Part; 4]>, feed: FeedId, member: u32| {
+        let mut add = |parts: &mut SmallVec<[Part; PARTS_MAX]>, feed: FeedId, member: u32| {
             let stretch = Self::feed_in(locals, feed).and_then(|f| f.stretch(member, spares));
             if let Some((from, to)) = stretch {
                 parts.push(Part::Feed {
@@ -354,6 +476,9 @@ impl Shard {
             parts.push(Part::Queue);
         }
         for (feed, member) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
+            if parts.len() == PARTS_MAX {
+                break;
+            }
             if feed != under_way {
                 add(&mut parts, feed, member);
             }

@@ -210,6 +210,26 @@ impl Shard {
             let watcher = std::mem::replace(&mut subscription.watcher, NONE);
             self.remove_member(FeedId::presence(local), watcher);
         }
+        self.note_elsewhere(index);
+    }
+
+    /// Tells a connection's places whether it has others.
+    fn note_elsewhere(&mut self, index: u32) {
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        let places = || connection.subscriptions.iter().flat_map(|s| s.feeds());
+        let count = places().count();
+        // A new place takes it that there are others. By the fourth, the first ones know.
+        if count > 3 {
+            return;
+        }
+        for (id, place) in places() {
+            let feed = Self::feed_in(&mut self.locals, id);
+            if let Some(member) = feed.and_then(|feed| feed.members.get_mut(place as usize)) {
+                member.elsewhere = count > 1;
+            }
+        }
     }
 
     /// The home let a connection out.

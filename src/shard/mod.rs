@@ -48,7 +48,7 @@ use crate::room::log::Spares;
 use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
 use crate::session::SpareQueues;
 use crate::shard::connection::{Connection, FeedId, Timer};
-use crate::shard::flush::Finding;
+use crate::shard::flush::{Finding, Shared, Visited};
 use crate::time::{Instant, Now};
 use crate::wheel::{TimerId, Wheel};
 
@@ -155,6 +155,11 @@ pub struct Shard {
     queues: SpareQueues,
     frames: SpareFrames,
     findings: Vec<Finding>,
+    /// Members that this turn's passes left for one write over several feeds.
+    shared: Vec<Shared>,
+    /// For each connection, how many of those it is. All zero between turns.
+    feeds_noted: Vec<u8>,
+    visited: Vec<Visited>,
     flushed_since: Vec<Instant>,
     draining: bool,
     reading_suspended: bool,
@@ -196,6 +201,9 @@ impl Shard {
             queues: SpareQueues::default(),
             frames: SpareFrames::default(),
             findings: Vec::new(),
+            shared: Vec::new(),
+            feeds_noted: Vec::new(),
+            visited: Vec::new(),
             flushed_since: Vec::new(),
             draining: false,
             reading_suspended: false,
