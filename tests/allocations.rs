@@ -4,6 +4,8 @@
 //!
 //! Between two cores stands a channel too, which takes a block of memory for every 31 batches.
 
+#![allow(clippy::unwrap_used)] // a room that cannot be set up is a failure
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{IoSlice, Write as _};
@@ -258,7 +260,7 @@ impl Wake for NobodySleeps {
 fn a_batch_between_cores_allocates_a_thirty_first_of_a_block() {
     let (outlet, mailbox) = Mailbox::new(Arc::new(NobodySleeps));
     let batches = Batches::default();
-    let mut send = || {
+    let send = || {
         let batch = batches.batch();
         let weight = batch.weight();
         assert!(outlet.send(batch, weight));
