@@ -135,7 +135,7 @@ impl UserId {
         match self {
             UserId::Anonymous(client_id) => {
                 out.extend_from_slice(ANONYMOUS_PREFIX.as_bytes());
-                out.extend_from_slice(client_id.text().as_str().as_bytes());
+                out.extend_from_slice(client_id.text().as_bytes());
             }
             UserId::Named(name) => out.extend_from_slice(name.as_bytes()),
         }
@@ -179,8 +179,8 @@ impl fmt::Display for MessageId<'_> {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub struct Base32([u8; BASE32_LEN]);
 
-/// 13 digits of 5 bits hold 65; the first is at most `f`.
-const BASE32_LEN: usize = 13;
+/// How long it is: 13 digits of 5 bits hold 65; the first is at most `f`.
+pub const BASE32_LEN: usize = 13;
 const BASE32_DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 impl Base32 {
@@ -198,6 +198,11 @@ impl Base32 {
     pub fn as_str(&self) -> &str {
         // Only digits of the alphabet above are ever written, so this never falls back.
         str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The text as bytes, which nobody checks again.
+    pub fn as_bytes(&self) -> &[u8; BASE32_LEN] {
+        &self.0
     }
 }
 

@@ -127,7 +127,7 @@ pub struct Shard {
     hasher: ahash::RandomState,
     /// The same on all cores: it decides where a room or a user is at home.
     placement: ahash::RandomState,
-    /// Lent while a message is obeyed. A new one would allocate: eight times for each message.
+    /// Lent while a message is obeyed. A new one would allocate for each message.
     parser: Option<Box<Parser>>,
     scratch: Vec<u8>,
 

@@ -34,6 +34,13 @@ pub fn encode(event: &Event<'_>, correlation_id: Option<&str>, out: &mut Vec<u8>
     }
 }
 
+/// The beginning of an object of some type, in one piece.
+macro_rules! start {
+    ($kind:literal) => {
+        concat!("{\"type\":\"", $kind, "\"")
+    };
+}
+
 /// What an envelope takes around its data, roughly: it may be more or less.
 const ENVELOPE_BYTES: usize = 256;
 
@@ -103,7 +110,7 @@ impl Writer<'_> {
                 unix_ms,
                 sender,
             } => {
-                self.open("message", Some(room))
+                self.open(start!("message"), Some(room))
                     .raw(",\"offset\":")
                     .number(offset.0);
                 self.raw(",\"payload\":").raw(payload);
@@ -119,7 +126,7 @@ impl Writer<'_> {
                 unix_ms,
                 sender,
             } => {
-                self.open("direct_message", None)
+                self.open(start!("direct_message"), None)
                     .raw(",\"payload\":{\"data\":")
                     .raw(data)
                     .raw("}");
@@ -135,7 +142,11 @@ impl Writer<'_> {
                 user_id,
             } => {
                 self.open(
-                    if start { "typing_start" } else { "typing_stop" },
+                    if start {
+                        start!("typing_start")
+                    } else {
+                        start!("typing_stop")
+                    },
                     Some(room),
                 );
                 return Metadata::User(user_id);
@@ -145,7 +156,7 @@ impl Writer<'_> {
                 offset,
                 user_id,
             } => {
-                self.open("read_receipt", Some(room))
+                self.open(start!("read_receipt"), Some(room))
                     .raw(",\"payload\":{\"offset\":");
                 self.number(offset.0).raw("}");
                 return Metadata::User(user_id);
@@ -157,9 +168,9 @@ impl Writer<'_> {
                 heartbeat_interval_ms,
                 max_message_bytes,
             } => {
-                self.open("connection_established", None)
+                self.open(start!("connection_established"), None)
                     .raw(",\"payload\":{\"client_id\":\"");
-                self.raw(client_id.text().as_str())
+                self.raw(client_id.text().as_bytes())
                     .raw("\",\"user_id\":")
                     .user_id(user_id);
                 self.raw(",\"server_time\":").timestamp(server_time_unix_ms);
@@ -174,7 +185,7 @@ impl Writer<'_> {
                 user_id,
                 expires_at_unix_ms,
             } => {
-                self.open("auth_response", None)
+                self.open(start!("auth_response"), None)
                     .raw(",\"payload\":{\"user_id\":")
                     .user_id(user_id);
                 if let Some(unix_ms) = expires_at_unix_ms {
@@ -189,19 +200,22 @@ impl Writer<'_> {
                 recovered,
                 members,
             } => {
-                self.open("room_joined", Some(room))
+                self.open(start!("room_joined"), Some(room))
                     .raw(",\"payload\":{")
                     .position(epoch, offset);
                 self.raw(",\"recovered\":").boolean(recovered);
                 self.raw(",\"members\":").number(members).raw("}")
             }
-            Event::RoomLeft { room } => self.open("room_left", Some(room)).raw(",\"payload\":{}"),
+            Event::RoomLeft { room } => self
+                .open(start!("room_left"), Some(room))
+                .raw(",\"payload\":{}"),
             Event::MessageSent {
                 room,
                 position,
                 message_id,
             } => {
-                self.open("message_sent", room).raw(",\"payload\":{");
+                self.open(start!("message_sent"), room)
+                    .raw(",\"payload\":{");
                 if let Some((epoch, offset)) = position {
                     self.position(epoch, offset).raw(",");
                 }
@@ -212,7 +226,7 @@ impl Writer<'_> {
                 change,
                 count,
             } => {
-                self.open("presence_update", Some(room))
+                self.open(start!("presence_update"), Some(room))
                     .raw(",\"payload\":{\"event\":");
                 self.presence_change(change)
                     .raw(",\"count\":")
@@ -220,17 +234,17 @@ impl Writer<'_> {
                     .raw("}")
             }
             Event::MessagesMissed { room, from, to } => {
-                self.open("messages_missed", Some(room))
+                self.open(start!("messages_missed"), Some(room))
                     .raw(",\"payload\":{\"from\":");
                 self.number(from.0).raw(",\"to\":").number(to.0).raw("}")
             }
             Event::ServerShutdown { reconnect_after_ms } => {
-                self.open("server_shutdown", None)
+                self.open(start!("server_shutdown"), None)
                     .raw(",\"payload\":{\"reconnect_after_ms\":");
                 self.number(reconnect_after_ms).raw("}")
             }
             Event::TokenExpiring { expires_in_ms } => {
-                self.open("token_expiring", None)
+                self.open(start!("token_expiring"), None)
                     .raw(",\"payload\":{\"expires_in_ms\":");
                 self.number(expires_in_ms).raw("}")
             }
@@ -239,7 +253,7 @@ impl Writer<'_> {
                 count,
                 members,
             } => {
-                self.open("room_members", Some(room))
+                self.open(start!("room_members"), Some(room))
                     .raw(",\"payload\":{\"count\":");
                 self.number(count).raw(",\"members\":");
                 self.list(members, Writer::member).raw("}")
@@ -251,7 +265,7 @@ impl Writer<'_> {
                 epoch,
                 complete,
             } => {
-                self.open("history", Some(room))
+                self.open(start!("history"), Some(room))
                     .raw(",\"payload\":{\"messages\":");
                 self.list(messages, |body, message| {
                     body.raw(message);
@@ -264,25 +278,29 @@ impl Writer<'_> {
                 message,
                 room,
             } => {
-                self.open("error", room)
+                self.open(start!("error"), room)
                     .raw(",\"payload\":{\"code\":")
                     .number(code.number().into());
                 self.raw(",\"message\":").string(message).raw("}")
             }
-            Event::Pong { payload: None } => self.open("pong", None),
+            Event::Pong { payload: None } => self.open(start!("pong"), None),
             Event::Pong {
                 payload: Some(payload),
-            } => self.open("pong", None).raw(",\"payload\":").raw(payload),
+            } => self
+                .open(start!("pong"), None)
+                .raw(",\"payload\":")
+                .raw(payload),
             Event::Broadcast { payload } => self
-                .open("broadcast", None)
+                .open(start!("broadcast"), None)
                 .raw(",\"payload\":")
                 .raw(payload),
         };
         Metadata::Nothing
     }
 
-    fn open(&mut self, kind: &'static str, room: Option<&str>) -> &mut Self {
-        self.raw("{\"type\":\"").raw(kind).raw("\"");
+    /// Begins an object with its type, as [`start!`] writes it, and its room.
+    fn open(&mut self, start: &'static str, room: Option<&str>) -> &mut Self {
+        self.raw(start);
         if let Some(room) = room {
             self.raw(",\"room\":").string(room);
         }
@@ -292,7 +310,7 @@ impl Writer<'_> {
     fn position(&mut self, epoch: Epoch, offset: Offset) -> &mut Self {
         self.raw("\"offset\":").number(offset.0);
         self.raw(",\"epoch\":\"")
-            .raw(epoch.text().as_str())
+            .raw(epoch.text().as_bytes())
             .raw("\"")
     }
 
@@ -366,7 +384,8 @@ impl Writer<'_> {
                     .message_id(message_id);
                 self.raw(",\"timestamp\":").timestamp(unix_ms);
                 if let Some(Sender { client_id, user_id }) = sender {
-                    self.raw(",\"client_id\":\"").raw(client_id.text().as_str());
+                    self.raw(",\"client_id\":\"")
+                        .raw(client_id.text().as_bytes());
                     self.raw("\",\"user_id\":").user_id(user_id);
                 }
             }

@@ -1,159 +1,152 @@
 //! The outline of a JSON object: its names and strings, and where all other values stand.
 //!
-//! The scanner walks the text once and copies what simd-json is to read. Every value that is not
-//! a string becomes `0` in the copy, except that an object keeps its own members, one level down.
-//! What was cut out is found again by its place in the walk.
+//! The scanner walks the text once, and each member leaves a mark: where its name and its value
+//! stand. An object within keeps marks of its own members, one level down. Names and strings are read
+//! where they stand in the text; only those with escapes are copied.
 
-use std::mem;
 use std::ops::Range;
 
-use simd_json::{Buffers, INPUT_PADDING, Node, Tape};
-
-use super::scan::{NotJson, Scanner};
+use super::scan::{NotJson, Scanner, Spelling};
+use super::unescape::unescape;
 
 /// Memory for the outline of one object after another.
+#[derive(Default)]
 pub(super) struct Outline {
-    /// The outline, which simd-json then unescapes in place.
-    copy: Vec<u8>,
-    /// Where the value of each member stands in the text, in the order of the outline: a member,
-    /// then the members of its value, then the next.
-    spans: Vec<Range<usize>>,
-    /// How much of both belongs to whole members: what remains when the text goes wrong.
-    whole: (usize, usize),
-    buffers: Buffers,
-    tape: Tape<'static>,
+    /// The members in the order of the text: a member, then the members of its value, then the next.
+    marks: Vec<Mark>,
+    /// How many of them belong to whole members: what remains when the text goes wrong.
+    whole: usize,
+    /// Names and strings that had escapes, without them, end to end.
+    unescaped: String,
+}
+
+/// A member, as places.
+struct Mark {
+    name: Place,
+    /// The value, quotes and brackets included.
+    value: Range<usize>,
+    /// What the value says, where it is a string that a text can hold.
+    string: Option<Place>,
+    /// How many of the marks that follow are of members of the value.
+    inner: usize,
+}
+
+/// Where a name or a string is to be read.
+enum Place {
+    Text(Range<usize>),
+    Unescaped(Range<usize>),
 }
 
 impl Outline {
-    pub(super) fn new() -> Outline {
-        Outline {
-            copy: Vec::new(),
-            spans: Vec::new(),
-            whole: (0, 0),
-            buffers: Buffers::default(),
-            tape: Tape(Vec::new()),
-        }
-    }
-
     /// Reads `text`, which should be one object, and hands its members to `collect`. Where the
     /// text is not valid, these are the members up to that place, and the fault comes with them.
     ///
-    /// The value of the member called `opaque` is cut out whatever it is: it is not looked into,
-    /// and it may be long.
+    /// The value of the member called `opaque` is not looked into, whatever it is: it may be long.
     pub(super) fn read<'a, T>(
         &'a mut self,
         text: &'a str,
         opaque: &str,
-        collect: impl FnOnce(Object<'_, 'a>) -> T,
+        collect: impl FnOnce(Object<'a>) -> T,
     ) -> (T, Option<NotJson>) {
-        let mut fault = self.walk(text, opaque).err();
-        let len = self.copy.len();
-        self.copy.resize(len + INPUT_PADDING, 0);
-        let Outline {
-            copy,
-            spans,
-            buffers,
-            tape: kept,
-            ..
-        } = self;
-        let mut tape = mem::replace(kept, Tape(Vec::new())).reset();
-        if simd_json::fill_tape_padded(copy, len, buffers, &mut tape).is_err() {
-            // The outline is valid by construction; should the two ever disagree, the peer's
-            // message is refused.
-            tape.0.clear();
-            fault.get_or_insert(NotJson::Unexpected {
-                at: 0,
-                expected: "an object",
-            });
+        let fault = self.walk(text, opaque).err();
+        if fault.is_some() {
+            self.marks.truncate(self.whole);
         }
-        let nodes = tape.0.get(1..).unwrap_or_default();
-        let collected = collect(Object { nodes, spans, text });
-        *kept = tape.reset();
-        (collected, fault)
+        let members = Object {
+            marks: &self.marks,
+            text,
+            unescaped: &self.unescaped,
+        };
+        (collect(members), fault)
     }
 
     fn walk(&mut self, text: &str, opaque: &str) -> Result<(), NotJson> {
-        self.copy.clear();
-        self.spans.clear();
-        self.copy.push(b'{');
-        self.whole = (1, 0);
+        self.marks.clear();
+        self.unescaped.clear();
+        self.whole = 0;
         let mut scanner = Scanner::new(text);
         scanner.space();
-        let walked = self.object(
-            &mut scanner,
-            Level::Top {
-                opaque: opaque.as_bytes(),
-            },
-        );
-        let walked = walked.and_then(|()| {
-            scanner.space();
-            scanner.end()
-        });
-        if walked.is_err() {
-            self.copy.truncate(self.whole.0);
-            self.spans.truncate(self.whole.1);
-            self.copy.push(b'}');
-        }
-        walked
+        let level = Level::Top {
+            opaque: opaque.as_bytes(),
+        };
+        self.object(&mut scanner, level)?;
+        scanner.space();
+        scanner.end()
     }
 
-    /// Takes an object whose opening brace is next in the text and already in the copy.
+    /// Takes an object whose opening brace is next.
     fn object(&mut self, scanner: &mut Scanner<'_>, level: Level<'_>) -> Result<(), NotJson> {
         scanner.expect(b'{', "an object")?;
         scanner.space();
-        if !scanner.eat(b'}') {
-            loop {
-                self.member(scanner, level)?;
-                if let Level::Top { .. } = level {
-                    self.whole = (self.copy.len(), self.spans.len());
-                }
-                scanner.space();
-                if scanner.eat(b'}') {
-                    break;
-                }
-                scanner.expect(b',', "a comma or a closing brace")?;
-                scanner.space();
-            }
+        if scanner.eat(b'}') {
+            return Ok(());
         }
-        self.copy.push(b'}');
-        Ok(())
+        loop {
+            self.member(scanner, level)?;
+            if let Level::Top { .. } = level {
+                self.whole = self.marks.len();
+            }
+            scanner.space();
+            if scanner.eat(b'}') {
+                return Ok(());
+            }
+            scanner.expect(b',', "a comma or a closing brace")?;
+            scanner.space();
+        }
     }
 
     fn member(&mut self, scanner: &mut Scanner<'_>, level: Level<'_>) -> Result<(), NotJson> {
-        let (name, is_unicode) = scanner.name()?;
-        if !is_unicode {
-            // Half a surrogate pair: no name of ours, and simd-json would refuse all of it.
-            return scanner.value().map(|_| ());
-        }
-        let name = scanner.bytes(name);
-        if self.copy.last() != Some(&b'{') {
-            self.copy.push(b',');
-        }
-        self.copy.extend_from_slice(name);
-        self.copy.push(b':');
-        let (start, slot) = (scanner.at(), self.spans.len());
-        self.spans.push(start..start);
+        let (name, spelling) = scanner.name()?;
+        let is_opaque = level.is_opaque(scanner.bytes(name.clone()));
+        let Some(name) = self.place(scanner, name, spelling) else {
+            // Half a surrogate pair: no name of ours.
+            return scanner.value().map(drop);
+        };
+        let (start, slot) = (scanner.at(), self.marks.len());
+        self.marks.push(Mark {
+            name,
+            value: start..start,
+            string: None,
+            inner: 0,
+        });
+        let mut string = None;
         match scanner.peek() {
-            Some(b'"') if !level.is_opaque(name) => {
-                let is_unicode = scanner.string()?;
-                let text = scanner.bytes(start..scanner.at());
-                // A string that no text can hold is no string for us either.
-                self.copy
-                    .extend_from_slice(if is_unicode { text } else { b"0" });
+            Some(b'"') if !is_opaque => {
+                let spelling = scanner.string()?;
+                string = self.place(scanner, start + 1..scanner.at() - 1, spelling);
             }
-            Some(b'{') if level.keeps_members_of(name) => {
-                self.copy.push(b'{');
+            Some(b'{') if !is_opaque && level.keeps_inner() => {
                 self.object(scanner, Level::Inner)?;
             }
             _ => {
                 scanner.value()?;
-                self.copy.push(b'0');
             }
         }
-        if let Some(span) = self.spans.get_mut(slot) {
-            span.end = scanner.at();
+        let inner = self.marks.len() - slot - 1;
+        if let Some(mark) = self.marks.get_mut(slot) {
+            mark.value.end = scanner.at();
+            mark.string = string;
+            mark.inner = inner;
         }
         Ok(())
+    }
+
+    /// Where a name or a string is to be read; none where no text can hold it.
+    fn place(
+        &mut self,
+        scanner: &Scanner<'_>,
+        within: Range<usize>,
+        spelling: Spelling,
+    ) -> Option<Place> {
+        match spelling {
+            Spelling::Plain => Some(Place::Text(within)),
+            Spelling::Escaped => {
+                let start = self.unescaped.len();
+                unescape(scanner.text(within), &mut self.unescaped);
+                Some(Place::Unescaped(start..self.unescaped.len()))
+            }
+            Spelling::NotUnicode => None,
+        }
     }
 }
 
@@ -165,31 +158,27 @@ enum Level<'o> {
 }
 
 impl Level<'_> {
-    /// Whether the value of the member called `name`, quotes included, is to be cut out. A name
-    /// written with escapes is not recognised here, which costs a copy and changes nothing.
+    /// Whether the value of the member called `name` is not to be looked into. A name written with
+    /// escapes is not recognised here, which costs some marks and changes nothing.
     fn is_opaque(self, name: &[u8]) -> bool {
         match self {
-            Level::Top { opaque } => {
-                name.strip_prefix(b"\"")
-                    .and_then(|name| name.strip_suffix(b"\""))
-                    == Some(opaque)
-            }
+            Level::Top { opaque } => name == opaque,
             Level::Inner => false,
         }
     }
 
-    /// Whether the value of the member called `name`, if it is an object, keeps its members.
-    fn keeps_members_of(self, name: &[u8]) -> bool {
-        matches!(self, Level::Top { .. }) && !self.is_opaque(name)
+    /// Whether values that are objects keep their members.
+    fn keeps_inner(self) -> bool {
+        matches!(self, Level::Top { .. })
     }
 }
 
 /// The members of an object.
-#[derive(Clone)]
-pub(super) struct Object<'t, 'a> {
-    nodes: &'t [Node<'a>],
-    spans: &'t [Range<usize>],
+#[derive(Copy, Clone)]
+pub(super) struct Object<'a> {
+    marks: &'a [Mark],
     text: &'a str,
+    unescaped: &'a str,
 }
 
 /// A member's value.
@@ -201,42 +190,44 @@ pub(super) struct Value<'a> {
     pub(super) text: Option<&'a str>,
 }
 
-impl<'t, 'a> Iterator for Object<'t, 'a> {
-    type Item = (&'a str, Value<'a>, Object<'t, 'a>);
+impl<'a> Iterator for Object<'a> {
+    type Item = (&'a str, Value<'a>, Object<'a>);
 
     /// The next member: its name, its value, and the members of that if it was kept as an object.
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let [Node::String(name), value, nodes @ ..] = self.nodes else {
-            return None;
+        let (mark, rest) = self.marks.split_first()?;
+        let (inner, rest) = rest.split_at_checked(mark.inner)?;
+        self.marks = rest;
+        let value = Value {
+            raw: self.text.get(mark.value.clone()).unwrap_or_default(),
+            text: mark.string.as_ref().map(|place| self.read(place)),
         };
-        let (span, spans) = self.spans.split_first()?;
-        let (text, inner) = match value {
-            Node::String(text) => (Some(*text), 0),
-            Node::Object { len, .. } => (None, *len),
-            _ => (None, 0),
-        };
-        // The members of an inner object are a name and a scalar each.
-        let (inner_nodes, nodes) = nodes.split_at_checked(inner * 2)?;
-        let (inner_spans, spans) = spans.split_at_checked(inner)?;
-        (self.nodes, self.spans) = (nodes, spans);
-        let raw = self.text.get(span.clone()).unwrap_or_default();
         let inner = Object {
-            nodes: inner_nodes,
-            spans: inner_spans,
-            text: self.text,
+            marks: inner,
+            ..*self
         };
-        Some((name, Value { raw, text }, inner))
+        Some((self.read(&mark.name), value, inner))
     }
 }
 
-impl<'a> Object<'_, 'a> {
+impl<'a> Object<'a> {
+    #[inline]
+    fn read(&self, place: &Place) -> &'a str {
+        let read = match place {
+            Place::Text(range) => self.text.get(range.clone()),
+            Place::Unescaped(range) => self.unescaped.get(range.clone()),
+        };
+        read.unwrap_or_default()
+    }
+
     /// A name that more than one member has, if there is one.
     pub(super) fn repeated_name(self) -> Option<&'a str> {
         const FEW: usize = 8;
-        if self.clone().nth(FEW).is_none() {
+        if self.marks.len() <= FEW {
             let mut members = self;
             while let Some((name, ..)) = members.next() {
-                if members.clone().any(|(other, ..)| other == name) {
+                if members.into_iter().any(|(other, ..)| other == name) {
                     return Some(name);
                 }
             }

@@ -33,11 +33,11 @@ impl fmt::Debug for Parser {
 }
 
 impl Parser {
-    /// A parser with memory for short messages: making one costs more than a message does.
+    /// A parser without memory so far.
     pub fn new() -> Parser {
         Parser {
-            envelope: Outline::new(),
-            payload: Outline::new(),
+            envelope: Outline::default(),
+            payload: Outline::default(),
         }
     }
 
@@ -69,20 +69,21 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    fn collect(members: Object<'_, 'a>) -> Envelope<'a> {
+    fn collect(members: Object<'a>) -> Envelope<'a> {
         let mut metadata_members = None;
         let names = ["type", "room", "payload", "metadata"];
-        let mut repeated = members.clone().repeated_name();
-        let [kind, room, payload, metadata] = pick(members, names, |name, inner| {
-            if name == "metadata" {
-                metadata_members.get_or_insert(inner);
-            }
-        });
+        let ([kind, room, payload, metadata], mut repeated) =
+            pick(members, names, |name, inner| {
+                if name == "metadata" {
+                    metadata_members.get_or_insert(inner);
+                }
+            });
         let [mut correlation_id, mut message_id, mut echo] = [None; 3];
         if let Some(members) = metadata_members {
-            repeated = repeated.or_else(|| members.clone().repeated_name());
             let names = ["correlation_id", "message_id", "echo"];
-            [correlation_id, message_id, echo] = pick(members, names, |_, _| ());
+            let (values, within) = pick(members, names, |_, _| ());
+            [correlation_id, message_id, echo] = values;
+            repeated = repeated.or(within);
         }
         Envelope {
             kind,
@@ -97,25 +98,35 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The values of the members called `names`, the first of each. `inner` is shown the members of
-/// each of those values that is an object.
-fn pick<'t, 'a, const N: usize>(
-    members: Object<'t, 'a>,
+/// The values of the members called `names`, the first of each, and a name that more than one member
+/// has. `inner` is shown the members of each of those values that is an object.
+fn pick<'a, const N: usize>(
+    members: Object<'a>,
     names: [&str; N],
-    mut inner: impl FnMut(&str, Object<'t, 'a>),
-) -> [Option<Value<'a>>; N] {
+    mut inner: impl FnMut(&str, Object<'a>),
+) -> ([Option<Value<'a>>; N], Option<&'a str>) {
     let mut values = [None; N];
+    // Where each is one of the names, and none comes twice, there is nothing to compare.
+    let mut is_plain = true;
     for (name, value, inner_members) in members {
         let slot = names
             .iter()
             .zip(&mut values)
             .find(|(known, _)| **known == name);
-        if let Some((_, slot @ None)) = slot {
-            *slot = Some(value);
-            inner(name, inner_members);
+        match slot {
+            Some((_, slot @ None)) => {
+                *slot = Some(value);
+                inner(name, inner_members);
+            }
+            _ => is_plain = false,
         }
     }
-    values
+    let repeated = if is_plain {
+        None
+    } else {
+        members.repeated_name()
+    };
+    (values, repeated)
 }
 
 /// What is wrong with a message.
@@ -343,15 +354,13 @@ fn members<'a, const N: usize>(
         return Err(form("payload", payload, OBJECT_FORM));
     }
     let (picked, fault) = scratch.read(payload.raw, opaque, |members| {
-        let mut repeated = members.clone().repeated_name();
-        let mut position = [None; 2];
-        let values = pick(members, names, |name, inner| {
+        let (mut position, mut within) = ([None; 2], None);
+        let (values, repeated) = pick(members, names, |name, inner| {
             if name == "recover" {
-                repeated = repeated.or_else(|| inner.clone().repeated_name());
-                position = pick(inner, ["epoch", "offset"], |_, _| ());
+                (position, within) = pick(inner, ["epoch", "offset"], |_, _| ());
             }
         });
-        match repeated {
+        match repeated.or(within) {
             Some(name) => Err(Wrong::Repeated { name: Cut(name) }),
             None => Ok((values, position)),
         }

@@ -66,8 +66,20 @@ pub fn validate(text: &str) -> Result<(), NotJson> {
     scanner.end()
 }
 
+/// How a name or a string is written.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Spelling {
+    /// As it is.
+    Plain,
+    /// With escapes.
+    Escaped,
+    /// With the escape of half a surrogate pair, which RFC 8259 §8.2 allows and no text can hold.
+    NotUnicode,
+}
+
 /// A place in a text, and what may come next.
 pub(super) struct Scanner<'a> {
+    whole: &'a str,
     text: &'a [u8],
     at: usize,
 }
@@ -75,6 +87,7 @@ pub(super) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str) -> Scanner<'a> {
         Scanner {
+            whole: text,
             text: text.as_bytes(),
             at: 0,
         }
@@ -91,6 +104,10 @@ impl<'a> Scanner<'a> {
 
     pub(super) fn bytes(&self, range: Range<usize>) -> &'a [u8] {
         self.text.get(range).unwrap_or_default()
+    }
+
+    pub(super) fn text(&self, range: Range<usize>) -> &'a str {
+        self.whole.get(range).unwrap_or_default()
     }
 
     /// Skips white space.
@@ -134,35 +151,40 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes a member's name and the colon after it, with the white space around them. Returns
-    /// where the name stands, quotes included, and whether it is well-formed Unicode.
+    /// where the name stands between its quotes, and how it is written.
     #[inline]
-    pub(super) fn name(&mut self) -> Result<(Range<usize>, bool), NotJson> {
+    pub(super) fn name(&mut self) -> Result<(Range<usize>, Spelling), NotJson> {
         let start = self.at;
         if self.peek() != Some(b'"') {
             return self.unexpected("a member name in quotes");
         }
-        let is_unicode = self.string()?;
-        let name = start..self.at;
+        let spelling = self.string()?;
+        let name = start + 1..self.at - 1;
         self.space();
         self.expect(b':', "a colon")?;
         self.space();
-        Ok((name, is_unicode))
+        Ok((name, spelling))
     }
 
-    /// Takes a string; the opening quote is next. Returns whether it is well-formed Unicode:
-    /// RFC 8259 §8.2 allows the escape of half a surrogate pair, which no text can hold.
+    /// Takes a string; the opening quote is next.
     #[inline]
-    pub(super) fn string(&mut self) -> Result<bool, NotJson> {
+    pub(super) fn string(&mut self) -> Result<Spelling, NotJson> {
         self.at += 1;
-        let mut is_unicode = true;
+        let mut spelling = Spelling::Plain;
         loop {
             self.at += plain_len(self.text.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(is_unicode);
+                    return Ok(spelling);
                 }
-                Some(b'\\') => is_unicode &= self.escape()?,
+                Some(b'\\') => {
+                    let is_unicode = self.escape()?;
+                    spelling = match spelling {
+                        Spelling::Plain | Spelling::Escaped if is_unicode => Spelling::Escaped,
+                        _ => Spelling::NotUnicode,
+                    };
+                }
                 Some(_) => return Err(NotJson::ControlCharacter { at: self.at }),
                 None => return self.unexpected("the end of the string"),
             }

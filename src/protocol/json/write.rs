@@ -76,7 +76,7 @@ impl Writer<'_> {
             MessageId::Given(id) => self.string(id),
             MessageId::Generated(epoch, offset) => self
                 .raw("\"")
-                .raw(epoch.text().as_str())
+                .raw(epoch.text().as_bytes())
                 .raw("-")
                 .number(offset.0)
                 .raw("\""),
@@ -85,7 +85,7 @@ impl Writer<'_> {
 
     pub(super) fn timestamp(&mut self, unix_ms: u64) -> &mut Self {
         self.raw("\"")
-            .raw(Timestamp::from_unix_ms(unix_ms).as_str())
+            .raw(Timestamp::from_unix_ms(unix_ms).as_bytes())
             .raw("\"")
     }
 }
