@@ -14,7 +14,8 @@ use smallvec::SmallVec;
 
 use crate::metrics::Kind;
 use crate::room::Feed;
-use crate::room::log::{Position, Tally};
+use crate::room::feed::Member;
+use crate::room::log::{Log, Position, Tally};
 use crate::shard::Shard;
 use crate::shard::connection::{FeedId, Phase, Timer};
 use crate::time::{Instant, Now};
@@ -84,10 +85,22 @@ enum Part {
     },
 }
 
-/// Counts of one stretch of a log, kept while member after member stands at the same place.
-struct Stretch {
+/// From one place in a log to its head, kept while member after member stands there.
+struct Stretch<'a> {
     from: Position,
     tally: Tally,
+    /// The bytes, where they lie in one piece.
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> Stretch<'a> {
+    fn new(log: &'a Log, from: Position) -> Stretch<'a> {
+        Stretch {
+            from,
+            tally: log.appended().since(log.tally_at(from)),
+            bytes: log.contiguous_from(from),
+        }
+    }
 }
 
 impl Shard {
@@ -231,12 +244,6 @@ impl Shard {
     ) -> bool {
         let head = feed.log.head();
         let lag_bytes_max = self.config.lag_bytes_max;
-        let mut stretch = Stretch {
-            from: head,
-            tally: Tally::default(),
-        };
-        let mut delivered = Tally::default();
-        let (mut writes, mut bytes) = (0u64, 0u64);
         // A connection with something of its own to get, which this turn's budget did not reach, must
         // not be given a room's messages before it: its last write may have ended within a frame, and
         // it may not have been told yet that it joined. Nobody is asked while nobody waits.
@@ -245,30 +252,28 @@ impl Shard {
         let waits = |index: u32| connections.get(index).is_some_and(|c| c.queued);
         let is_alone = self.queued_feeds.is_empty() && self.shared.is_empty();
         let first = feed.begin_pass();
-        let mut index = first;
         let Feed { log, members, .. } = feed;
-        for member in members.iter_mut().skip(first) {
-            if *budget == 0 {
+        let mut stretch = Stretch::new(log, head);
+        let mut delivered = Tally::default();
+        let (mut writes, mut bytes) = (0u64, 0u64);
+        let mut left = *budget;
+        let unvisited = members.get_mut(first..).unwrap_or_default();
+        let mut visited = 0;
+        for member in unvisited.iter_mut() {
+            if left == 0 {
                 break;
             }
-            index += 1;
+            visited += 1;
             if member.cursor >= head {
                 continue;
             }
-            let is_plain = !(member.blocked || member.pinned || member.excluded);
+            let is_plain = !(member.blocked | member.pinned | member.excluded);
             if !is_plain || (some_wait && waits(member.connection)) {
-                findings.push(if !member.blocked {
-                    *budget -= 1;
-                    Finding::Careful(member.connection)
-                } else if !member.pinned || member.elsewhere || head - member.cursor > lag_bytes_max
-                {
-                    Finding::Behind(member.connection)
-                } else {
-                    continue;
-                });
+                left -= usize::from(!member.blocked);
+                findings.extend(out_of_the_ordinary(member, head, lag_bytes_max));
                 continue;
             }
-            *budget -= 1;
+            left -= 1;
             if member.elsewhere && !is_alone {
                 self.shared.push(Shared {
                     feed: id,
@@ -278,24 +283,11 @@ impl Shard {
             }
             writes += 1;
             if stretch.from != member.cursor {
-                let tally = log.appended().since(log.tally_at(member.cursor));
-                stretch = Stretch {
-                    from: member.cursor,
-                    tally,
-                };
+                stretch = Stretch::new(log, member.cursor);
             }
-            let mut offered = head - member.cursor;
-            let sent = match log.contiguous_from(member.cursor) {
-                Some(slice) => transport.send(member.connection, slice),
-                None => {
-                    let slices: SmallVec<[IoSlice<'_>; 8]> = log
-                        .slices(member.cursor, head)
-                        .take(SLICES_MAX)
-                        .map(IoSlice::new)
-                        .collect();
-                    offered = slices.iter().map(|s| s.len() as u64).sum();
-                    transport.send_vectored(member.connection, &slices)
-                }
+            let (sent, offered) = match stretch.bytes {
+                Some(slice) => (transport.send(member.connection, slice), slice.len()),
+                None => send_pieces(log, member, transport),
             };
             match sent {
                 Sent::Took(count) if member.cursor + (count as u64) >= head => {
@@ -306,12 +298,10 @@ impl Shard {
                 }
                 Sent::Took(count) => {
                     bytes += count as u64;
-                    let to = member.cursor + count as u64;
-                    let part = log.tally_at(to).since(log.tally_at(member.cursor));
+                    let part = take_part(log, member, count as u64);
                     delivered.messages += part.messages;
                     delivered.signals += part.signals;
-                    member.cursor = to;
-                    findings.push(if (count as u64) < offered {
+                    findings.push(if count < offered {
                         Finding::Blocked(member.connection)
                     } else {
                         // More than one write can hold: the rest goes by the careful way.
@@ -322,11 +312,12 @@ impl Shard {
                 Sent::Gone => findings.push(Finding::Gone(member.connection)),
             }
         }
-        let done = index >= members.len();
-        feed.pause_pass(index);
+        let done = visited == unvisited.len();
+        feed.pause_pass(first + visited);
         self.metrics.flush.writes += writes;
         self.metrics.flush.bytes += bytes;
         self.metrics.traffic.bytes_out += bytes;
+        *budget = left;
         self.count_delivered(delivered);
         done
     }
@@ -612,4 +603,34 @@ impl Shard {
             self.wheel.insert(due, Timer::Coalesce(id));
         }
     }
+}
+
+/// What is to be looked at with a member that does not simply get what there is.
+fn out_of_the_ordinary(member: &Member, head: Position, lag_bytes_max: u64) -> Option<Finding> {
+    let is_over = head - member.cursor > lag_bytes_max;
+    if !member.blocked {
+        Some(Finding::Careful(member.connection))
+    } else if !member.pinned || member.elsewhere || is_over {
+        Some(Finding::Behind(member.connection))
+    } else {
+        None
+    }
+}
+
+/// Offers a member what does not lie in one piece. Answers how much that was, too.
+fn send_pieces(log: &Log, member: &Member, transport: &mut impl Transport) -> (Sent, usize) {
+    let slices: SmallVec<[IoSlice<'_>; 8]> = log
+        .slices(member.cursor, log.head())
+        .take(SLICES_MAX)
+        .map(IoSlice::new)
+        .collect();
+    let offered = slices.iter().map(|s| s.len()).sum();
+    (transport.send_vectored(member.connection, &slices), offered)
+}
+
+/// Moves a cursor forward, but not to the head. Answers the frames that end before it now.
+fn take_part(log: &Log, member: &mut Member, count: u64) -> Tally {
+    let from = member.cursor;
+    member.cursor += count;
+    log.tally_at(member.cursor).since(log.tally_at(from))
 }
