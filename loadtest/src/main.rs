@@ -17,6 +17,7 @@ mod connection;
 mod crew;
 mod frame;
 mod message;
+mod outcome;
 mod proc_stat;
 mod progress;
 mod publisher;
