@@ -1,5 +1,6 @@
 //! The one clock of a run: publishers stamp with it, receivers and the pacing read it.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Nanoseconds since the run began, from the monotonic clock.
@@ -20,6 +21,21 @@ impl Clock {
     /// Nanoseconds since the start.
     pub fn now_ns(self) -> u64 {
         duration_ns(self.origin.elapsed())
+    }
+
+    /// Sleeps until then.
+    pub fn wait_until(self, due_ns: u64) {
+        loop {
+            match until(self.now_ns(), due_ns) {
+                Duration::ZERO => return,
+                left => thread::park_timeout(left),
+            }
+        }
+    }
+
+    /// The time where it `is_needed`, and 0 otherwise.
+    pub fn now_ns_if(self, is_needed: bool) -> u64 {
+        if is_needed { self.now_ns() } else { 0 }
     }
 }
 

@@ -15,10 +15,22 @@ use crate::frame;
 pub const STAMP_DIGITS: usize = 20;
 /// The least payload: the stamp and its quotes.
 pub const PAYLOAD_BYTES_MIN: usize = STAMP_DIGITS + 2;
+/// The least payload of a message that carries its publisher and number too.
+pub const NUMBERED_BYTES_MIN: usize = STAMP_DIGITS + PUBLISHER_DIGITS + NUMBER_DIGITS + 1;
+/// Digits of the publisher's number, for servers without rooms.
+const PUBLISHER_DIGITS: usize = 6;
+/// Digits of its message's number.
+const NUMBER_DIGITS: usize = 12;
 /// What stands between an offset and the stamp.
 const BEFORE_STAMP: &[u8] = b",\"payload\":\"";
-/// How an answer to a publish begins: counted without a parse.
-const SENT: &[u8] = b"{\"type\":\"message_sent\"";
+/// How an answer to a publish begins, up to its room: read without a parse.
+const SENT: &[u8] = b"{\"type\":\"message_sent\",\"room\":\"";
+/// What stands between its room and its offset.
+const SENT_OFFSET: &[u8] = b",\"payload\":{\"offset\":";
+/// How a message begins, up to its room.
+const MESSAGE: &[u8] = b"{\"type\":\"message\",\"room\":\"";
+/// What stands between its room and its offset.
+const OFFSET: &[u8] = b",\"offset\":";
 
 /// What every message of one room begins with, up to the digits of its offset.
 #[derive(Clone, Debug)]
@@ -59,20 +71,58 @@ fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     (rest.len() < bytes.len()).then_some((number, rest))
 }
 
+/// The answer to a publish: its room and offset, where they stand where Tidewheel puts them.
+pub fn message_sent(payload: &[u8]) -> Option<(&[u8], u64)> {
+    let (room, rest) = quoted(payload.strip_prefix(SENT)?)?;
+    let (offset, _) = leading_number(rest.strip_prefix(SENT_OFFSET)?)?;
+    Some((room, offset))
+}
+
 /// True for the answer to a publish.
 pub fn is_message_sent(payload: &[u8]) -> bool {
     payload.starts_with(SENT)
+}
+
+/// A message of whichever room: its room, its offset, and what follows that.
+#[inline]
+pub fn any_room(payload: &[u8]) -> Option<(&[u8], u64, &[u8])> {
+    let (room, rest) = quoted(payload.strip_prefix(MESSAGE)?)?;
+    let (offset, rest) = leading_number(rest.strip_prefix(OFFSET)?)?;
+    Some((room, offset, rest))
+}
+
+/// What stands before the next quote, and what after it.
+#[inline]
+fn quoted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'"')?;
+    let (name, rest) = bytes.split_at_checked(end)?;
+    Some((name, rest.get(1..)?))
 }
 
 /// What a server told us, other than a message in its usual form.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Notice {
     /// We are in a room whose newest message has this offset.
-    Joined { room: String, offset: u64 },
+    Joined {
+        room: String,
+        offset: u64,
+        epoch: String,
+        recovered: bool,
+    },
+    /// We are out of a room.
+    Left,
+    /// Someone came or went.
+    Presence { user_id: String, is_join: bool },
+    /// So many came and went.
+    Summary { joined: u64, left: u64 },
     /// A message whose members stand in another order than ours.
-    Message { offset: u64, stamp_ns: Option<u64> },
+    Message {
+        room: String,
+        offset: u64,
+        stamp_ns: Option<u64>,
+    },
     /// Offsets we will not get, both inclusive.
-    Missed { from: u64, to: u64 },
+    Missed { room: String, from: u64, to: u64 },
     /// An error, by its code.
     Error { code: u64, message: String },
     /// Something that says nothing about deliveries.
@@ -94,57 +144,105 @@ pub fn parse(payload: &[u8]) -> Option<Notice> {
     let envelope: Envelope<'_> = serde_json::from_slice(payload).ok()?;
     let body = envelope.payload.unwrap_or_default();
     let number = |name: &str| body.get(name).and_then(serde_json::Value::as_u64);
+    let text = |name: &str| {
+        let text = body.get(name).and_then(serde_json::Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
     Some(match &*envelope.kind {
         "room_joined" => Notice::Joined {
             room: envelope.room?.into_owned(),
             offset: number("offset")?,
+            epoch: text("epoch"),
+            recovered: body.get("recovered").is_some_and(|it| it == true),
+        },
+        "room_left" => Notice::Left,
+        "presence_update" => match &*text("event") {
+            "summary" => Notice::Summary {
+                joined: number("joined")?,
+                left: number("left")?,
+            },
+            event => Notice::Presence {
+                user_id: text("user_id"),
+                is_join: event == "join",
+            },
         },
         "message" => Notice::Message {
+            room: envelope.room?.into_owned(),
             offset: envelope.offset?,
             stamp_ns: body.as_str().and_then(|text| stamp_of(text.as_bytes())),
         },
         "messages_missed" => Notice::Missed {
+            room: envelope.room?.into_owned(),
             from: number("from")?,
             to: number("to")?,
         },
-        "error" => {
-            let message = body.get("message").and_then(serde_json::Value::as_str);
-            Notice::Error {
-                code: number("code")?,
-                message: message.unwrap_or_default().to_owned(),
-            }
-        }
+        "error" => Notice::Error {
+            code: number("code")?,
+            message: text("message"),
+        },
         _ => Notice::Other,
     })
 }
 
-/// A publish of one room, all but its stamp.
+/// Writes what we send: one filler for all of it.
 #[derive(Clone, Debug)]
-pub struct Publish {
-    head: String,
-    tail: String,
+pub struct Pen {
+    filler: String,
+    /// How much of it goes into a numbered message.
+    short_filler: usize,
     scratch: Vec<u8>,
 }
 
-impl Publish {
-    /// Publishes to `room` with a payload of `payload_bytes` (at least [`PAYLOAD_BYTES_MIN`]).
-    pub fn new(room: &str, payload_bytes: usize) -> Publish {
-        let filler = "x".repeat(payload_bytes.saturating_sub(PAYLOAD_BYTES_MIN));
-        Publish {
-            head: format!("{{\"type\":\"message\",\"room\":\"{room}\",\"payload\":\""),
-            tail: format!("{filler}\"}}"),
+impl Pen {
+    /// For payloads of `payload_bytes` (at least [`PAYLOAD_BYTES_MIN`]).
+    pub fn new(payload_bytes: usize) -> Pen {
+        Pen {
+            filler: "x".repeat(payload_bytes.saturating_sub(PAYLOAD_BYTES_MIN)),
+            short_filler: payload_bytes.saturating_sub(NUMBERED_BYTES_MIN),
             scratch: Vec::new(),
         }
     }
 
-    /// Appends one masked frame that carries `stamp_ns`.
-    pub fn write(&mut self, stamp_ns: u64, out: &mut Vec<u8>) {
-        self.scratch.clear();
-        self.scratch.extend_from_slice(self.head.as_bytes());
-        write_digits(stamp_ns, STAMP_DIGITS, &mut self.scratch);
-        self.scratch.extend_from_slice(self.tail.as_bytes());
-        frame::write_masked(frame::TEXT, &self.scratch, out);
+    /// Appends one masked frame that publishes to `room` and carries `stamp_ns`.
+    pub fn publish(&mut self, room: &str, stamp_ns: u64, out: &mut Vec<u8>) {
+        let scratch = &mut self.scratch;
+        scratch.clear();
+        scratch.extend_from_slice(b"{\"type\":\"message\",\"room\":\"");
+        scratch.extend_from_slice(room.as_bytes());
+        scratch.extend_from_slice(b"\",\"payload\":\"");
+        write_digits(stamp_ns, STAMP_DIGITS, scratch);
+        scratch.extend_from_slice(self.filler.as_bytes());
+        scratch.extend_from_slice(b"\"}");
+        frame::write_masked(frame::TEXT, scratch, out);
     }
+
+    /// Appends one masked frame for a server without rooms: publisher, number and stamp as bare
+    /// digits.
+    pub fn number(&mut self, publisher: u32, number: u64, stamp_ns: u64, out: &mut Vec<u8>) {
+        let scratch = &mut self.scratch;
+        scratch.clear();
+        write_digits(stamp_ns, STAMP_DIGITS, scratch);
+        write_digits(u64::from(publisher), PUBLISHER_DIGITS, scratch);
+        write_digits(number, NUMBER_DIGITS, scratch);
+        scratch.push(b' ');
+        let filler = self.filler.as_bytes();
+        scratch.extend_from_slice(filler.get(..self.short_filler).unwrap_or_default());
+        frame::write_masked(frame::TEXT, scratch, out);
+    }
+}
+
+/// Publisher, number and stamp of a message that [`Pen::number`] wrote.
+#[inline]
+pub fn numbered(payload: &[u8]) -> Option<(u32, u64, u64)> {
+    let (stamp, rest) = payload.split_at_checked(STAMP_DIGITS)?;
+    let (publisher, rest) = rest.split_at_checked(PUBLISHER_DIGITS)?;
+    let number = rest.get(..NUMBER_DIGITS)?;
+    let all = |digits| match leading_number(digits) {
+        Some((number, [])) => Some(number),
+        _ => None,
+    };
+    let publisher = u32::try_from(all(publisher)?).ok()?;
+    Some((publisher, all(number)?, all(stamp)?))
 }
 
 /// Appends `number` with leading zeros up to `digits`.
@@ -160,9 +258,33 @@ fn write_digits(number: u64, digits: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// The frame that asks to join `room`.
-pub fn write_join(room: &str, out: &mut Vec<u8>) {
-    let text = format!("{{\"type\":\"join_room\",\"room\":\"{room}\",\"payload\":{{}}}}");
+/// What a join asks for besides the room.
+#[derive(Clone, Copy, Debug)]
+pub enum Wish<'a> {
+    /// Nothing.
+    Plain,
+    /// To be told who comes and goes.
+    Presence,
+    /// What came after this position.
+    Recover { epoch: &'a str, offset: u64 },
+}
+
+/// Appends the frame that asks to join `room`.
+pub fn write_join(room: &str, wish: Wish<'_>, out: &mut Vec<u8>) {
+    let payload = match wish {
+        Wish::Plain => String::new(),
+        Wish::Presence => "\"presence\":true".to_owned(),
+        Wish::Recover { epoch, offset } => {
+            format!("\"recover\":{{\"epoch\":\"{epoch}\",\"offset\":{offset}}}")
+        }
+    };
+    let text = format!("{{\"type\":\"join_room\",\"room\":\"{room}\",\"payload\":{{{payload}}}}}");
+    frame::write_masked(frame::TEXT, text.as_bytes(), out);
+}
+
+/// Appends the frame that asks to leave `room`.
+pub fn write_leave(room: &str, out: &mut Vec<u8>) {
+    let text = format!("{{\"type\":\"leave_room\",\"room\":\"{room}\"}}");
     frame::write_masked(frame::TEXT, text.as_bytes(), out);
 }
 
@@ -211,6 +333,7 @@ mod tests {
         assert_eq!(
             parse(text),
             Some(Notice::Message {
+                room: "r".into(),
                 offset: 3,
                 stamp_ns: Some(42)
             })
@@ -219,17 +342,23 @@ mod tests {
 
     #[test]
     fn the_rare_messages_are_told_apart() {
-        let cases: [(&str, Option<Notice>); 6] = [
+        let cases: [(&str, Option<Notice>); 8] = [
             (
                 r#"{"type":"room_joined","room":"r","payload":{"offset":9,"epoch":"e"}}"#,
                 Some(Notice::Joined {
                     room: "r".into(),
                     offset: 9,
+                    epoch: "e".into(),
+                    recovered: false,
                 }),
             ),
             (
                 r#"{"type":"messages_missed","room":"r","payload":{"from":2,"to":5}}"#,
-                Some(Notice::Missed { from: 2, to: 5 }),
+                Some(Notice::Missed {
+                    room: "r".into(),
+                    from: 2,
+                    to: 5,
+                }),
             ),
             (
                 r#"{"type":"error","payload":{"code":4006,"message":"no"}}"#,
@@ -237,6 +366,17 @@ mod tests {
                     code: 4006,
                     message: "no".into(),
                 }),
+            ),
+            (
+                r#"{"type":"presence_update","room":"r","payload":{"event":"leave","user_id":"v1"}}"#,
+                Some(Notice::Presence {
+                    user_id: "v1".into(),
+                    is_join: false,
+                }),
+            ),
+            (
+                r#"{"type":"presence_update","payload":{"event":"summary","joined":1,"left":2}}"#,
+                Some(Notice::Summary { joined: 1, left: 2 }),
             ),
             (r#"{"type":"pong"}"#, Some(Notice::Other)),
             (r#"{"type":"room_joined","payload":{}}"#, None),
@@ -251,7 +391,7 @@ mod tests {
     fn a_publish_has_the_payload_asked_for_and_carries_its_stamp() {
         for payload_bytes in [PAYLOAD_BYTES_MIN, 128, 4_096] {
             let mut wire = Vec::new();
-            Publish::new("load", payload_bytes).write(77, &mut wire);
+            Pen::new(payload_bytes).publish("load", 77, &mut wire);
             let (header, payload, _) = frame::split(&wire).unwrap();
             let mut payload = payload.to_vec();
             frame::unmask(&mut payload, header.mask.unwrap());
@@ -262,5 +402,26 @@ mod tests {
                 (payload_bytes, Some(77))
             );
         }
+    }
+
+    #[test]
+    fn the_room_of_a_message_and_of_an_answer_is_found() {
+        let text =
+            br#"{"type":"message","room":"a-1","offset":12,"payload":"00000000000000000042"}"#;
+        let (room, offset, after) = any_room(text).unwrap();
+        assert_eq!((room, offset, stamp_ns(after)), (&b"a-1"[..], 12, Some(42)));
+        let text = br#"{"type":"message_sent","room":"a","payload":{"offset":7,"epoch":"e"}}"#;
+        assert_eq!(message_sent(text), Some((&b"a"[..], 7)));
+    }
+
+    #[test]
+    fn a_numbered_message_comes_back_as_it_was_written() {
+        let mut wire = Vec::new();
+        Pen::new(64).number(3, 1_000_000, 77, &mut wire);
+        let (header, payload, _) = frame::split(&wire).unwrap();
+        let mut payload = payload.to_vec();
+        frame::unmask(&mut payload, header.mask.unwrap());
+        assert_eq!(numbered(&payload), Some((3, 1_000_000, 77)));
+        assert_eq!(numbered(b"00000000000000000042x"), None);
     }
 }

@@ -80,6 +80,21 @@ impl Progress {
         }
     }
 
+    /// A receiver has come back that has everything below `next`, and counts again.
+    pub fn rejoin(&mut self, next: u64) {
+        let newest = self.slots.len() as u64;
+        let from = self.completed.max(next.saturating_sub(newest)) + 1;
+        for offset in from..next {
+            if let Some(slot) = self.slot(offset).filter(|slot| slot.offset == offset) {
+                slot.received += 1;
+            }
+        }
+        self.members += 1;
+        if self.members == 1 {
+            self.completed = self.completed.max(next.saturating_sub(1));
+        }
+    }
+
     /// A receiver whose next offset was `next` is gone and holds nobody up any more.
     pub fn leave(&mut self, next: u64) {
         let newest = self.slots.len() as u64;
@@ -148,6 +163,18 @@ mod tests {
         progress.receive(1, || None);
         progress.receive(1, || None);
         progress.leave(2);
+        assert_eq!(progress.completed(), 0);
+        progress.receive(1, || None);
+        assert_eq!(progress.completed(), 1);
+    }
+
+    #[test]
+    fn one_who_comes_back_with_everything_counts_as_if_never_gone() {
+        let mut progress = room_of(2);
+        progress.receive(1, || None);
+        progress.receive(2, || None);
+        progress.leave(3);
+        progress.rejoin(3);
         assert_eq!(progress.completed(), 0);
         progress.receive(1, || None);
         assert_eq!(progress.completed(), 1);

@@ -1,14 +1,13 @@
-//! What a run found, for people and as JSON.
+//! What a run found, on one screen.
 
-use std::fmt;
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use hdrhistogram::Histogram;
-use serde::Serialize;
 
-use crate::audit::Audit;
+use crate::figures::{bytes, grouped, median, percentiles, ratio};
+use crate::outcome::{Arrival, Outcome, Turn};
 
 /// Whether the audit found everything explained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,130 +18,249 @@ pub enum Verdict {
     Failed,
 }
 
-/// Percentiles in milliseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Latency {
-    /// How many deliveries.
-    pub count: u64,
-    /// The quickest.
-    pub min_ms: f64,
-    /// Half were quicker.
-    pub p50_ms: f64,
-    /// Nine in ten were quicker.
-    pub p90_ms: f64,
-    /// All but one in a hundred were quicker.
-    pub p99_ms: f64,
-    /// All but one in a thousand were quicker.
-    pub p999_ms: f64,
-    /// The slowest.
-    pub max_ms: f64,
-}
-
-impl Latency {
-    /// From a histogram of microseconds.
-    pub fn of(histogram: &Histogram<u64>) -> Latency {
-        if histogram.is_empty() {
-            return Latency::default();
-        }
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
-        Latency {
-            count: histogram.len(),
-            min_ms: histogram.min() as f64 / 1_000.0,
-            p50_ms: at(0.5),
-            p90_ms: at(0.9),
-            p99_ms: at(0.99),
-            p999_ms: at(0.999),
-            max_ms: histogram.max() as f64 / 1_000.0,
+impl Verdict {
+    /// Passed where there is no failure.
+    pub fn of(failures: &[String]) -> Verdict {
+        if failures.is_empty() {
+            Verdict::Passed
+        } else {
+            Verdict::Failed
         }
     }
 }
 
-impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms",
-            self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms
-        )
-    }
-}
-
-/// Prints what the audit found and returns its verdict.
-pub fn print_audit(audit: &Audit, failures: &[String]) -> Verdict {
-    let mut explained = Vec::new();
-    if audit.announced_missed > 0 {
-        explained.push(format!("{} announced as missed", audit.announced_missed));
-    }
-    for (code, count) in &audit.closes {
-        explained.push(format!("{count} closed with {code}"));
-    }
-    if audit.undelivered_closed > 0 {
-        explained.push(format!("{} undelivered by that", audit.undelivered_closed));
-    }
-    if audit.unusual_form > 0 {
-        explained.push(format!("{} of unusual form", audit.unusual_form));
-    }
-    let explained = if explained.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", explained.join(", "))
-    };
-    if failures.is_empty() {
-        println!(
-            "audit       passed: {} deliveries in order{explained}",
-            audit.delivered
-        );
-        Verdict::Passed
-    } else {
-        println!("audit       FAILED: {}{explained}", failures.join("; "));
-        Verdict::Failed
-    }
-}
-
-/// Writes the report as JSON where that is asked for.
-pub fn write_json(path: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
+/// Writes the outcome as JSON where that is asked for.
+pub fn write_json(path: Option<&Path>, outcome: &Outcome) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
-    let text = serde_json::to_string_pretty(report)?;
+    let text = serde_json::to_string_pretty(outcome)?;
     fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
 }
 
-/// The middle value; the mean of the two where there is none.
-pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
-    match values.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => at(middle),
-        _ => f64::midpoint(at(middle - 1), at(middle)),
-    }
-}
-
-/// `part / whole`, or nothing where there is no whole.
-pub fn ratio(part: f64, whole: f64) -> f64 {
-    if whole == 0.0 { 0.0 } else { part / whole }
-}
-
-/// A number with separators: `1,234,567`.
-pub fn grouped(number: f64) -> String {
-    let digits = format!("{number:.0}");
+/// One turn, as text of some lines.
+pub fn turn(turn: &Turn) -> String {
     let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) && !text.ends_with('-') {
-            text.push(',');
-        }
-        text.push(digit);
+    let phase = turn.phase.as_ref().map(|it| format!(", {it}"));
+    let mut line = |name: &str, rest: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<11} {rest}");
+    };
+    line(
+        &turn.subject,
+        format!(
+            "{} clients, {} rooms, frame {} B, {:.1} s{}",
+            grouped(turn.connections as f64),
+            grouped(turn.rooms as f64),
+            turn.frame_bytes,
+            turn.seconds,
+            phase.unwrap_or_default()
+        ),
+    );
+    if let Some(arrival) = &turn.arrival {
+        line("arrival", arrived(arrival));
+    }
+    if turn.deliveries > 0 {
+        line(
+            "deliveries",
+            format!(
+                "{}/s  {}/s  publishes {}/s{}",
+                grouped(ratio(turn.deliveries as f64, turn.seconds)),
+                bytes(ratio(turn.bytes as f64, turn.seconds)),
+                grouped(ratio(turn.publishes as f64, turn.seconds)),
+                turn.messages_per_write
+                    .map_or(String::new(), |it| format!("  {it:.2} messages a write"))
+            ),
+        );
+    }
+    if turn.seconds > 0.0 {
+        line("CPU", cpu(turn));
+    }
+    line("memory", memory(turn));
+    if turn.latency.count > 0 {
+        line("latency", percentiles(&turn.latency));
+    }
+    for (name, latency) in &turn.times {
+        let count = grouped(latency.count as f64);
+        line(name, format!("{}  ({count})", percentiles(latency)));
+    }
+    let counts: Vec<String> = turn
+        .counts
+        .iter()
+        .map(|(name, count)| format!("{} {name}", grouped(*count as f64)))
+        .collect();
+    for chunk in counts.chunks(4) {
+        line("counts", chunk.join(", "));
+    }
+    for failure in &turn.failures {
+        line("FAILED", failure.clone());
+    }
+    if turn.audit.receivers > 0 {
+        line("audit", audited(turn));
     }
     text
 }
 
-/// Bytes in the unit that suits them.
-pub fn bytes(bytes: f64) -> String {
-    match bytes.abs() {
-        small if small < 10_000.0 => format!("{bytes:.0} B"),
-        medium if medium < 10_000_000.0 => format!("{:.1} kB", bytes / 1e3),
-        _ => format!("{:.1} MB", bytes / 1e6),
+fn arrived(arrival: &Arrival) -> String {
+    let connected = arrival.connected as f64;
+    let mut text = format!(
+        "{} connects/s, all joined after {:.2} s",
+        grouped(ratio(connected, arrival.connect_s)),
+        arrival.join_s
+    );
+    if arrival.refused > 0 {
+        let _ = write!(text, ", {} refused", arrival.refused);
+    }
+    if let Some(cpu_us) = arrival.server_cpu_us_each {
+        let _ = write!(text, "; each: server {cpu_us:.1} µs");
+    }
+    if let Some(each) = arrival.server_bytes_each {
+        let _ = write!(text, ", {}", bytes(each));
+    }
+    if let Some(each) = arrival.kernel_bytes_each {
+        let _ = write!(text, ", kernel objects {} (both ends)", bytes(each));
+    }
+    text
+}
+
+fn cpu(turn: &Turn) -> String {
+    let cores = |cpu_ns: u64| ratio(cpu_ns as f64 / 1e9, turn.seconds);
+    let each = |cpu_ns: u64| match turn.deliveries {
+        0 => String::new(),
+        deliveries => format!(
+            "{:.0} ns a delivery, ",
+            ratio(cpu_ns as f64, deliveries as f64)
+        ),
+    };
+    let switches = |it: &crate::outcome::Side| it.switches_voluntary + it.switches_involuntary;
+    let server = turn.server.map_or_else(
+        || "server unknown (give --server-pid)".to_owned(),
+        |it| {
+            format!(
+                "server {}{:.3} cores, {} switches",
+                each(it.cpu_ns),
+                cores(it.cpu_ns),
+                grouped(switches(&it) as f64)
+            )
+        },
+    );
+    format!(
+        "{server}; clients {}{:.3} cores",
+        each(turn.client.cpu_ns),
+        cores(turn.client.cpu_ns)
+    )
+}
+
+fn memory(turn: &Turn) -> String {
+    let server = turn.server.map_or_else(String::new, |it| {
+        format!(
+            "server RSS {}, own {}; ",
+            bytes(it.rss_bytes as f64),
+            bytes(it.rss_anon_bytes as f64)
+        )
+    });
+    format!(
+        "{server}clients {}; kernel: {} TCP sockets, {} in buffers",
+        bytes(turn.client.rss_bytes as f64),
+        grouped(turn.kernel.tcp_sockets as f64),
+        bytes(turn.kernel.tcp_buffer_bytes as f64)
+    )
+}
+
+fn audited(turn: &Turn) -> String {
+    let audit = &turn.audit;
+    let verdict = match turn.failures.len() {
+        0 => "passed",
+        _ => "FAILED",
+    };
+    let mut notes = vec![format!(
+        "{verdict}: {} deliveries in order",
+        grouped(audit.delivered as f64)
+    )];
+    if audit.announced_missed > 0 {
+        notes.push(format!("{} announced as missed", audit.announced_missed));
+    }
+    for (code, count) in &audit.closes {
+        notes.push(format!("{count} closed with {code}"));
+    }
+    if audit.undelivered_closed > 0 {
+        notes.push(format!("{} undelivered by that", audit.undelivered_closed));
+    }
+    if audit.resets > 0 {
+        notes.push(format!("{} slow readers reset", audit.resets));
+    }
+    if audit.unusual_form > 0 {
+        notes.push(format!("{} of unusual form", audit.unusual_form));
+    }
+    if !turn.ledger.is_empty() && turn.failures.is_empty() {
+        notes.push("the server's ledger agrees".to_owned());
+    }
+    notes.join(", ")
+}
+
+/// Medians over the turns of each subject, and the ratio of two subjects; empty for one turn.
+pub fn summary(outcome: &Outcome) -> String {
+    let mut subjects: Vec<&str> = Vec::new();
+    for turn in outcome.turns.iter().filter(|turn| turn.phase.is_none()) {
+        if !subjects.contains(&&*turn.subject) {
+            subjects.push(&turn.subject);
+        }
+    }
+    let measured = outcome.turns.iter().filter(|turn| turn.phase.is_none());
+    if measured.count() < 2 {
+        return String::new();
+    }
+    let medians: Vec<Medians> = subjects
+        .iter()
+        .map(|subject| Medians::of(outcome, subject))
+        .collect();
+    let mut text = String::new();
+    for (subject, it) in subjects.iter().zip(&medians) {
+        let _ = writeln!(
+            text,
+            "{:<11} medians of {}: {}/s  server {:.0} ns  clients {:.0} ns  p50 {:.2}  p99 {:.2} ms",
+            subject,
+            it.turns,
+            grouped(it.deliveries_per_s),
+            it.server_ns,
+            it.client_ns,
+            it.p50_ms,
+            it.p99_ms
+        );
+    }
+    if let [first, second] = &medians[..] {
+        let _ = writeln!(
+            text,
+            "ratio       deliveries {:.2}  server CPU per delivery {:.2}",
+            ratio(first.deliveries_per_s, second.deliveries_per_s),
+            ratio(first.server_ns, second.server_ns)
+        );
+    }
+    text
+}
+
+struct Medians {
+    turns: usize,
+    deliveries_per_s: f64,
+    server_ns: f64,
+    client_ns: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+impl Medians {
+    fn of(outcome: &Outcome, subject: &str) -> Medians {
+        let turns = || outcome.turns.iter().filter(|it| it.subject == subject);
+        let over = |value: fn(&Turn) -> f64| median(turns().map(value));
+        Medians {
+            turns: turns().count(),
+            deliveries_per_s: over(|it| ratio(it.deliveries as f64, it.seconds)),
+            server_ns: over(|it| {
+                let cpu_ns = it.server.map_or(0, |side| side.cpu_ns);
+                ratio(cpu_ns as f64, it.deliveries as f64)
+            }),
+            client_ns: over(|it| ratio(it.client.cpu_ns as f64, it.deliveries as f64)),
+            p50_ms: over(|it| it.latency.p50_ms),
+            p99_ms: over(|it| it.latency.p99_ms),
+        }
     }
 }
 
@@ -151,22 +269,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_of_odd_even_and_no_values() {
-        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median([4.0, 1.0]), 2.5);
-        assert_eq!(median([]), 0.0);
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        let cases = [
-            (0.0, "0"),
-            (999.0, "999"),
-            (1_000.0, "1,000"),
-            (-123_456.0, "-123,456"),
-        ];
-        for (number, text) in cases {
-            assert_eq!(grouped(number), text);
-        }
+    fn a_turn_tells_its_failures_or_that_it_passed() {
+        let mut one = Turn {
+            subject: "tidewheel".into(),
+            ..Turn::default()
+        };
+        one.audit.receivers = 1;
+        one.audit.delivered = 1_234;
+        assert!(turn(&one).contains("passed: 1,234 deliveries"));
+        one.failures.push("5 gaps in the offsets".into());
+        let text = turn(&one);
+        assert!(text.contains("FAILED      5 gaps") && !text.contains("passed"));
+        assert!(text.contains("FAILED: 1,234 deliveries"));
     }
 }

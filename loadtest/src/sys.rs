@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 
@@ -49,12 +50,35 @@ pub fn sharpen_timers() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
 }
 
+/// Where a connection leaves from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port; nothing for the system's choice.
+    pub port: Option<u16>,
+}
+
+/// True where the kernel lets a socket narrow the range of ports that it connects from
+/// (`IP_LOCAL_PORT_RANGE`, Linux 6.3).
+pub fn ports_can_be_chosen() -> bool {
+    stream_socket().is_ok_and(|socket| choose_port(&socket, 40_000).is_ok())
+}
+
+/// Lets the socket connect from this port and no other.
+fn choose_port(socket: &OwnedFd, port: u16) -> io::Result<()> {
+    // include/uapi/linux/in.h; the lower bound in the lower half.
+    const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+    let range = u32::from(port) << 16 | u32::from(port);
+    set_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &range)
+}
+
 /// Opens a connection from `source` without waiting for it.
 ///
-/// The port is chosen at connect (`IP_BIND_ADDRESS_NO_PORT`), so that one may serve several
+/// The port is taken at connect (`IP_BIND_ADDRESS_NO_PORT`), so that one may serve several
 /// targets. `receive_buffer_bytes` is set before the handshake, which announces the window.
 pub fn connect_from(
-    source: Option<Ipv4Addr>,
+    source: Option<Source>,
     target: SocketAddrV4,
     receive_buffer_bytes: Option<u32>,
 ) -> io::Result<TcpStream> {
@@ -67,7 +91,7 @@ pub fn connect_from(
             &(bytes as libc::c_int),
         )?;
     }
-    if let Some(address) = source {
+    if let Some(Source { address, port }) = source {
         let yes: libc::c_int = 1;
         set_option(
             &socket,
@@ -75,6 +99,9 @@ pub fn connect_from(
             libc::IP_BIND_ADDRESS_NO_PORT,
             &yes,
         )?;
+        if let Some(port) = port {
+            choose_port(&socket, port)?;
+        }
         bind(&socket, SocketAddrV4::new(address, 0))?;
     }
     match connect(&socket, target) {
@@ -101,6 +128,58 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
         l_linger: 0,
     };
     set_option(stream, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+}
+
+/// A timer that a poll can wait for, to the microsecond: a poll's own time-out counts milliseconds.
+#[derive(Debug)]
+pub struct Alarm(OwnedFd);
+
+impl Alarm {
+    /// One that is not set.
+    #[allow(unsafe_code)]
+    pub fn new() -> io::Result<Alarm> {
+        let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
+        // SAFETY: takes no pointer.
+        let timer = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
+        if timer < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call above has just opened this descriptor and nothing else owns it.
+        Ok(Alarm(unsafe { OwnedFd::from_raw_fd(timer) }))
+    }
+
+    /// Rings once after `delay`, instead of what was set before.
+    #[allow(unsafe_code)]
+    pub fn set(&self, delay: Duration) -> io::Result<()> {
+        // Zero would switch it off.
+        let delay = delay.max(Duration::from_nanos(1));
+        let zero = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let timer = libc::itimerspec {
+            it_interval: zero,
+            it_value: libc::timespec {
+                tv_sec: delay.as_secs() as libc::time_t,
+                tv_nsec: libc::c_long::from(delay.subsec_nanos()),
+            },
+        };
+        // SAFETY: `timer` is a live itimerspec that the kernel only reads; no old value is asked
+        // for.
+        let result = unsafe {
+            libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const timer, ptr::null_mut())
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl AsRawFd for Alarm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 #[allow(unsafe_code)]
@@ -178,11 +257,35 @@ mod tests {
         let target = format!("{}", listener.local_addr().unwrap())
             .parse()
             .unwrap();
-        let source = Ipv4Addr::new(127, 0, 0, 7);
-        let stream = connect_from(Some(source), target, Some(4_096)).unwrap();
+        let address = Ipv4Addr::new(127, 0, 0, 7);
+        let source = |port| Some(Source { address, port });
+        let stream = connect_from(source(None), target, Some(4_096)).unwrap();
         reset_on_close(&stream).unwrap();
         let (_, peer) = listener.accept().unwrap();
-        assert_eq!(peer.ip(), source);
+        assert_eq!(peer.ip(), address);
+    }
+
+    #[test]
+    fn a_chosen_port_is_taken_and_is_not_to_be_had_twice() {
+        if !ports_can_be_chosen() {
+            println!("this kernel has no IP_LOCAL_PORT_RANGE: the system chooses ports");
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = format!("{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let address = Ipv4Addr::new(127, 0, 0, 9);
+        let source = Some(Source {
+            address,
+            port: Some(47_011),
+        });
+        let stream = connect_from(source, target, None).unwrap();
+        reset_on_close(&stream).unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer.port(), 47_011);
+        let error = connect_from(source, target, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     }
 
     #[test]

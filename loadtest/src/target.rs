@@ -24,6 +24,10 @@ pub struct Target {
     pub admin: Option<SocketAddrV4>,
     /// Its process, where known.
     pub pid: Option<u32>,
+    /// The path of the address, for servers without one of their own.
+    pub path: String,
+    /// The connections that it takes, where it has said so.
+    pub connections_max: Option<u64>,
     child: Option<Child>,
 }
 
@@ -36,6 +40,8 @@ impl Target {
             address,
             admin,
             pid,
+            path: path(url),
+            connections_max: None,
             child: None,
         })
     }
@@ -69,11 +75,16 @@ impl Target {
             address: SocketAddrV4::new([127, 0, 0, 1].into(), 0),
             admin: None,
             pid: Some(child.id()),
+            path: "/".to_owned(),
+            connections_max: None,
             child: Some(child),
         };
         let stdout = stdout.context("the server's output")?;
-        (target.address, target.admin) = read_addresses(stdout, has_admin)
+        let said = read_addresses(stdout, has_admin)
             .with_context(|| format!("{} did not come up", program.display()))?;
+        target.address = said.address;
+        target.admin = said.admin;
+        target.connections_max = said.connections_max;
         Ok(target)
     }
 
@@ -119,11 +130,15 @@ pub fn samples<'a>(metrics: &'a str, name: &str) -> Vec<(&'a str, f64)> {
     lines.collect()
 }
 
+/// What a server says when it starts.
+struct Said {
+    address: SocketAddrV4,
+    admin: Option<SocketAddrV4>,
+    connections_max: Option<u64>,
+}
+
 /// Reads where the server listens; then keeps its output flowing, so that it never blocks there.
-fn read_addresses(
-    stdout: impl Read + Send + 'static,
-    has_admin: bool,
-) -> anyhow::Result<(SocketAddrV4, Option<SocketAddrV4>)> {
+fn read_addresses(stdout: impl Read + Send + 'static, has_admin: bool) -> anyhow::Result<Said> {
     let (sender, lines) = mpsc::channel();
     thread::Builder::new()
         .name("server-output".into())
@@ -136,6 +151,7 @@ fn read_addresses(
     let mut address = None;
     let mut timeout = START_TIMEOUT;
     let mut admin = None;
+    let mut connections_max = None;
     while let Ok(line) = lines.recv_timeout(timeout) {
         if let Some((_, rest)) = line.split_once(LISTENING) {
             address = Some(resolve(rest.trim())?);
@@ -143,15 +159,30 @@ fn read_addresses(
             timeout = Duration::from_millis(500);
         } else if let Some((_, rest)) = line.split_once(ADMIN) {
             admin = Some(resolve(rest.trim())?);
+        } else if let Some(rest) = line.trim_start().strip_prefix("connections ") {
+            connections_max = rest
+                .split_whitespace()
+                .next()
+                .and_then(|it| it.parse().ok());
         }
         if address.is_some() && (admin.is_some() || !has_admin) {
             break;
         }
     }
-    Ok((
-        address.context("it did not say `listening on http://…`")?,
+    Ok(Said {
+        address: address.context("it did not say `listening on http://…`")?,
         admin,
-    ))
+        connections_max,
+    })
+}
+
+/// The path and query of such an address; `/` where it has none.
+fn path(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.find('/')
+        .and_then(|at| rest.get(at..))
+        .unwrap_or("/")
+        .to_owned()
 }
 
 /// Takes `ws://host:port/…`, `http://host:port` or `host:port`.
@@ -176,12 +207,13 @@ mod tests {
     #[test]
     fn the_addresses_a_server_prints_are_found_in_either_order() {
         let cases = [
-            "listening on http://127.0.0.1:8080\nadmin on http://127.0.0.1:9090\n",
+            "  connections  60 at most\nlistening on http://127.0.0.1:8080\nadmin on http://127.0.0.1:9090\n",
             "x\nadmin on http://127.0.0.1:9090\nlistening on http://127.0.0.1:8080\n",
         ];
         for output in cases {
-            let (address, admin) = read_addresses(output.as_bytes(), true).unwrap();
-            assert_eq!((address.port(), admin.unwrap().port()), (8080, 9090));
+            let said = read_addresses(output.as_bytes(), true).unwrap();
+            let ports = (said.address.port(), said.admin.unwrap().port());
+            assert_eq!(ports, (8080, 9090));
         }
         assert!(read_addresses("nothing\n".as_bytes(), true).is_err());
     }
@@ -196,6 +228,8 @@ mod tests {
             assert_eq!(resolve(url).unwrap().port(), 81);
         }
         assert!(resolve("ws://127.0.0.1").is_err());
+        assert_eq!(path("ws://127.0.0.1:81/a/b?c"), "/a/b?c");
+        assert_eq!(path("127.0.0.1:81"), "/");
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn serve_connection(mut stream: TcpStream, room: &Mutex<Room>, script: Script) {
 fn fan_out(script: Script) -> Output {
     let port = serve(script);
     tidewheel_load(&format!(
-        "fan-out --url ws://127.0.0.1:{port} --receivers 5 --rate 200 --warmup 50ms \
+        "fan-out --url ws://127.0.0.1:{port} --ledger=false --receivers 5 --rate 200 --warmup 50ms \
          --duration 250ms --grace 300ms"
     ))
 }
@@ -137,7 +137,8 @@ fn the_baseline_passes_its_own_audit_at_every_pace() {
 
 #[test]
 fn an_idle_crowd_gets_the_one_message() {
-    let output = tidewheel_load("idle --baseline --connections 200 --source-addrs 3 --publish");
+    let output =
+        tidewheel_load("idle --target bare-loop --connections 200 --source-addrs 3 --publish");
     assert_exit(&output, 0, "200 deliveries");
 }
 
@@ -192,7 +193,8 @@ fn what_never_comes_fails_and_a_close_with_a_code_explains_it() {
 
 #[test]
 fn a_server_that_is_not_there_is_an_error_of_its_own() {
-    let output =
-        tidewheel_load("fan-out --url ws://127.0.0.1:1 --receivers 1 --connect-timeout 1s");
+    let output = tidewheel_load(
+        "fan-out --url ws://127.0.0.1:1 --ledger=false --receivers 1 --connect-timeout 1s",
+    );
     assert_eq!(output.status.code(), Some(2));
 }

@@ -1,0 +1,107 @@
+//! A scenario from its settings to its outcome: servers by turns, medians, the files.
+
+use std::env;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+
+use crate::engine::{self, Nobody};
+use crate::machine;
+use crate::message::{self, PAYLOAD_BYTES_MIN};
+use crate::outcome::{Outcome, Turn, VERSION};
+use crate::report::{self, Verdict};
+use crate::settings::{Profile, Settings};
+use crate::target::Target;
+
+/// Runs a scenario and reports it.
+pub fn run(name: &str, about: &str, settings: &Settings) -> anyhow::Result<Verdict> {
+    anyhow::ensure!(
+        !settings.against_baseline || (settings.rooms == 1 && !settings.clients_speak()),
+        "the bare loop has one room and takes publishes of --publishers only: give --rooms 1"
+    );
+    let mut outcome = begin(name, about, settings)?;
+    for _ in 0..settings.repeat {
+        let turns = measure(settings, None)?;
+        let frame_bytes = turns.last().map(|turn| turn.frame_bytes as usize);
+        note(&mut outcome, turns);
+        if settings.against_baseline {
+            let bare = Settings {
+                target: Profile::BareLoop,
+                ..settings.clone()
+            };
+            note(&mut outcome, measure(&bare, frame_bytes)?);
+        }
+    }
+    print!("{}", report::summary(&outcome));
+    report::write_json(settings.json.as_deref(), &outcome)?;
+    Ok(Verdict::of(&outcome.failures))
+}
+
+#[allow(clippy::disallowed_methods, reason = "a run has a date")]
+fn begin(name: &str, about: &str, settings: &Settings) -> anyhow::Result<Outcome> {
+    let began = SystemTime::now().duration_since(UNIX_EPOCH);
+    let serde_json::Value::Object(values) = serde_json::to_value(settings)? else {
+        anyhow::bail!("the settings are no object");
+    };
+    Ok(Outcome {
+        version: VERSION,
+        scenario: name.to_owned(),
+        about: about.to_owned(),
+        command: env::args().collect::<Vec<_>>().join(" "),
+        began_unix_ms: began.map_or(0, |it| it.as_millis() as u64),
+        machine: machine::facts(),
+        settings: values.into_iter().collect(),
+        turns: Vec::new(),
+        failures: Vec::new(),
+    })
+}
+
+fn note(outcome: &mut Outcome, turns: Vec<Turn>) {
+    for turn in turns {
+        println!("{}", report::turn(&turn));
+        outcome.failures.extend(turn.failures.iter().cloned());
+        outcome.turns.push(turn);
+    }
+}
+
+fn measure(settings: &Settings, frame_bytes: Option<usize>) -> anyhow::Result<Vec<Turn>> {
+    let target = open(settings, frame_bytes)?;
+    engine::measure(settings, &target, &mut Nobody)
+}
+
+/// Starts the server, or finds the one that runs.
+fn open(settings: &Settings, frame_bytes: Option<usize>) -> anyhow::Result<Target> {
+    if settings.target == Profile::BareLoop {
+        return open_bare_loop(settings, frame_bytes.or(settings.frame_bytes));
+    }
+    let Some(program) = &settings.server_bin else {
+        let admin = Some(settings.admin_url.as_str());
+        let admin = admin.filter(|_| settings.target == Profile::Tidewheel);
+        return Target::running(&settings.url, admin, settings.server_pid);
+    };
+    let args: Vec<String> = settings
+        .server_args
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    let has_admin = args.iter().any(|arg| arg.starts_with("--admin-listen"));
+    let mut target = Target::spawn(program, &args, settings.server_log.as_deref(), has_admin)?;
+    if settings.target == Profile::Echo {
+        "/echo".clone_into(&mut target.path);
+    }
+    Ok(target)
+}
+
+/// Starts the bare loop as a process of its own, so that its CPU time is counted apart.
+fn open_bare_loop(settings: &Settings, frame_bytes: Option<usize>) -> anyhow::Result<Target> {
+    let least = message::bare_bytes(&settings.room, settings.payload.max(PAYLOAD_BYTES_MIN)) + 4;
+    let frame_bytes = frame_bytes
+        .unwrap_or_else(|| message::frame_bytes(&settings.room, settings.payload).max(least));
+    anyhow::ensure!(
+        frame_bytes >= least,
+        "--frame-bytes {least} or more, for this payload"
+    );
+    let program = env::current_exe().context("find this program")?;
+    let args = ["serve-baseline", "--frame-bytes", &frame_bytes.to_string()].map(str::to_owned);
+    Target::spawn(&program, &args, None, false)
+}
