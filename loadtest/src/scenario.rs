@@ -22,10 +22,14 @@ pub struct Scenario {
 }
 
 /// Those that come with the program: name and file.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("connect", include_str!("../scenarios/connect.toml")),
     ("idle", include_str!("../scenarios/idle.toml")),
     ("fan-out", include_str!("../scenarios/fan-out.toml")),
+    ("chat", include_str!("../scenarios/chat.toml")),
+    ("ticker", include_str!("../scenarios/ticker.toml")),
+    ("churn", include_str!("../scenarios/churn.toml")),
+    ("slow", include_str!("../scenarios/slow.toml")),
     ("echo", include_str!("../scenarios/echo.toml")),
 ];
 
