@@ -22,7 +22,7 @@ pub struct Scenario {
 }
 
 /// Those that come with the program: name and file.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("connect", include_str!("../scenarios/connect.toml")),
     ("idle", include_str!("../scenarios/idle.toml")),
     ("fan-out", include_str!("../scenarios/fan-out.toml")),
@@ -30,7 +30,10 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("ticker", include_str!("../scenarios/ticker.toml")),
     ("churn", include_str!("../scenarios/churn.toml")),
     ("slow", include_str!("../scenarios/slow.toml")),
+    ("presence", include_str!("../scenarios/presence.toml")),
     ("echo", include_str!("../scenarios/echo.toml")),
+    ("mixed", include_str!("../scenarios/mixed.toml")),
+    ("soak", include_str!("../scenarios/soak.toml")),
 ];
 
 /// The names of the scenarios that come with the program.
