@@ -17,7 +17,8 @@ pub struct Listener {
 }
 
 /// What the kernel is told about a listener and the connections that come of it. Accepted sockets
-/// inherit all of it, which costs no call for each.
+/// inherit all of it, which costs no call for each. Besides, they send at once what they are given
+/// (`TCP_NODELAY`): the flush has gathered already.
 #[derive(Copy, Clone, Debug)]
 pub struct SocketOptions {
     /// Connections that may wait to be accepted.
@@ -52,6 +53,8 @@ pub fn bind(
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
+    // Accepted sockets inherit these, which costs no call for each.
+    socket.set_tcp_nodelay(true)?;
     #[cfg(target_os = "linux")]
     if options.unsent_bytes_max > 0 {
         let bytes = u32::try_from(options.unsent_bytes_max).unwrap_or(u32::MAX);
@@ -110,11 +113,7 @@ impl Listener {
     pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) => {
-                    // Where the peer is gone already this fails, and the first read says so.
-                    let _gone = stream.set_nodelay(true);
-                    return Ok(Some(Stream::Plain(stream)));
-                }
+                Ok((stream, _)) => return Ok(Some(Stream::Plain(stream))),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(None),
                     // One that went away before it was accepted says nothing about the next.
@@ -124,6 +123,36 @@ impl Listener {
                     _ => return Err(error),
                 },
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_socket_has_what_was_set_on_the_listener() {
+        let options = SocketOptions {
+            backlog: 16,
+            unsent_bytes_max: 65_536,
+            send_buffer_bytes: 20_000,
+            receive_buffer_bytes: 30_000,
+        };
+        let listener = bind(([127, 0, 0, 1], 0).into(), options, None).unwrap();
+        let _client = std::net::TcpStream::connect(listener.address().unwrap()).unwrap();
+        // The handshake on loopback is over when `connect` returns.
+        let Some(Stream::Plain(stream)) = listener.accept().unwrap() else {
+            panic!("nothing to accept");
+        };
+        assert!(stream.nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            let socket = socket2::SockRef::from(&stream);
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), 65_536);
+            // Linux doubles what is asked for, for its own bookkeeping (socket(7)).
+            assert_eq!(socket.send_buffer_size().unwrap(), 40_000);
+            assert_eq!(socket.recv_buffer_size().unwrap(), 60_000);
         }
     }
 }
