@@ -5,11 +5,14 @@
 //! cargo xtask test clippy test   these steps alone
 //! cargo xtask docs               write the generated documents
 //! cargo xtask docs --check       fail where they are stale
+//! cargo xtask instructions       count instructions, and hold them against the table
+//! cargo xtask instructions --write   count them, and write the table
 //! ```
 //!
 //! Only std is used, so that the command starts at once on a machine that has built nothing.
 
 mod docs;
+mod instructions;
 mod process;
 mod setup;
 mod steps;
@@ -29,6 +32,8 @@ fn main() -> ExitCode {
         ["test", names @ ..] => test::run(&workspace, names),
         ["docs"] => docs::write(&workspace),
         ["docs", "--check"] => docs::check(&workspace),
+        ["instructions"] => is_well(instructions::check(&workspace)),
+        ["instructions", "--write"] => is_well(instructions::write(&workspace)),
         _ => {
             eprintln!("{}", usage());
             return ExitCode::from(2);
@@ -41,10 +46,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn is_well(result: Result<(), String>) -> bool {
+    if let Err(fault) = &result {
+        eprintln!("xtask: {fault}");
+    }
+    result.is_ok()
+}
+
 fn usage() -> String {
     let mut text = String::from(
         "usage: cargo xtask test [STEP…]   run every check, or these alone\n\
         \x20      cargo xtask docs [--check] write the generated documents, or check them\n\
+        \x20      cargo xtask instructions [--write] count instructions and check them, or write their table\n\
          \n\
          steps of test, in order:\n",
     );

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::instructions;
 use crate::process::{command_line, find_program, run, succeeds};
 use crate::workspace::Workspace;
 
@@ -32,6 +33,11 @@ const PYTHON: Need = Need {
     package: "python3",
 };
 
+const VALGRIND: Need = Need {
+    programs: &["valgrind"],
+    package: "valgrind",
+};
+
 /// The browser that the clients' tests drive.
 pub fn browser() -> Option<PathBuf> {
     find_program(BROWSER.programs)
@@ -52,7 +58,8 @@ pub fn rust_tools(workspace: &Workspace) -> Result<(), String> {
 /// Programs from the system's packages.
 pub fn system_packages(workspace: &Workspace) -> Result<(), String> {
     let mut packages = Vec::new();
-    for need in [BROWSER, NODE, NPM, PYTHON] {
+    let counter = instructions::absent().is_none().then_some(VALGRIND);
+    for need in [BROWSER, NODE, NPM, PYTHON].into_iter().chain(counter) {
         if find_program(need.programs).is_none() {
             packages.push(need.package);
         }

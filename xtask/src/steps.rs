@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::instructions;
 use crate::process::{run, run_counted, succeeds};
 use crate::setup;
 use crate::tally::Tally;
@@ -58,10 +59,10 @@ impl From<Verdict> for Outcome {
 /// Quick checks first; then what needs the dependency tree. It is built three times at most: its
 /// types for clippy, its code for the tests, its code in the `quick` profile for the server that
 /// the clients talk to.
-pub const STEPS: [Step; 12] = [
+pub const STEPS: [Step; 13] = [
     Step {
         name: "system",
-        about: "install missing programs: chromium, node, npm, python3, rustfmt, clippy",
+        about: "install missing programs: chromium, node, npm, python3, valgrind, rustfmt, clippy",
         needs: &[],
         run: system,
     },
@@ -114,6 +115,15 @@ pub const STEPS: [Step; 12] = [
                 "--locked",
             ];
             checked(workspace, &server)
+        },
+    },
+    Step {
+        name: "instructions",
+        about: "instructions on the paths of a message against their table",
+        needs: &["system", "build"],
+        run: |workspace| match instructions::absent() {
+            Some(reason) => Verdict::Absent(reason).into(),
+            None => Verdict::from(instructions::check(workspace)).into(),
         },
     },
     Step {
