@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, value_parser};
 
 use crate::scenario::{self, Scenario};
 use crate::settings::{Profile, Settings};
@@ -22,10 +22,23 @@ pub enum Task {
     },
     /// Print the scenarios.
     List,
+    /// Hold one result against another.
+    Compare {
+        /// The older result.
+        old: PathBuf,
+        /// The newer one.
+        new: PathBuf,
+        /// Whether a change for the worse is a failure.
+        fail_on_regression: bool,
+    },
     /// Be the bare loop.
     ServeBaseline {
         /// Bytes of a message's frame.
         frame_bytes: usize,
+        /// Send through io_uring.
+        uring: bool,
+        /// Threads, each with a descriptor table of its own.
+        loops: usize,
     },
 }
 
@@ -48,7 +61,22 @@ fn task(matches: &ArgMatches, all: &[String]) -> anyhow::Result<Task> {
                 .get_one("frame-bytes")
                 .copied()
                 .unwrap_or(Settings::FRAME_BYTES),
+            uring: matches.get_flag("uring"),
+            loops: matches.get_one("loops").copied().unwrap_or(1),
         }),
+        "compare" => {
+            let path = |name| {
+                matches
+                    .get_one::<PathBuf>(name)
+                    .cloned()
+                    .unwrap_or_default()
+            };
+            Ok(Task::Compare {
+                old: path("old"),
+                new: path("new"),
+                fail_on_regression: matches.get_flag("fail-on-regression"),
+            })
+        }
         "run" => {
             let file: Option<&PathBuf> = matches.get_one("file");
             let file = file.cloned().unwrap_or_default();
@@ -116,9 +144,15 @@ fn command() -> Command {
         .arg(file);
     let bare = "The bare loop of send() behind the same clients: what the kernel alone costs";
     let compare = "fan-out and the bare loop by turns: medians and their ratio";
-    let frame_bytes = Arg::new("frame-bytes")
-        .long("frame-bytes")
-        .value_parser(value_parser!(usize));
+    let number = |name| Arg::new(name).long(name).value_parser(value_parser!(usize));
+    let flag = |name| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let result = |name, label, help| {
+        Arg::new(name)
+            .value_name(label)
+            .required(true)
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
     command
         .subcommand(Settings::augment_args(own))
         .subcommand(Command::new("list").about("The scenarios, a line each"))
@@ -127,10 +161,19 @@ fn command() -> Command {
             Command::new("compare-baseline").about(compare),
         ))
         .subcommand(
+            Command::new("compare")
+                .about("Two results side by side: what changed, and whether beyond noise")
+                .arg(result("old", "OLD", "The older result, as --json wrote it"))
+                .arg(result("new", "NEW", "The newer one"))
+                .arg(flag("fail-on-regression").help(
+                    "Exit with 1 where something got worse beyond noise, or an audit fails that passed",
+                )),
+        )
+        .subcommand(
             Command::new("serve-baseline")
                 .about("The bare loop itself, started by the others")
                 .hide(true)
-                .arg(frame_bytes),
+                .args([number("frame-bytes"), number("loops"), flag("uring")]),
         )
 }
 

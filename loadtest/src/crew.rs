@@ -51,11 +51,8 @@ pub struct Crew {
 }
 
 /// What all clients together show at one moment.
-#[derive(Clone, Debug)]
-#[allow(dead_code, reason = "for onlookers on other threads")]
-pub struct Observation {
-    /// Upgrades done so far, returns included.
-    pub upgrades: u64,
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
     /// Connections open.
     pub connected: u64,
     /// Subscriptions in force.
@@ -64,36 +61,34 @@ pub struct Observation {
     pub delivered: u64,
     /// Bytes received so far.
     pub bytes: u64,
-    /// Within the window of measurement: latencies in microseconds since the last observation.
-    pub interval_latency: Histogram<u64>,
 }
 
 /// Looks at a crew from another thread, once an interval.
 #[derive(Clone)]
 pub struct Observer {
-    #[allow(dead_code, reason = "for onlookers on other threads")]
     lines: Vec<Line>,
 }
 
 impl Observer {
-    /// What there is to see now. Taking the latencies costs each worker a new histogram, so this
-    /// is for some times a second.
-    #[allow(dead_code, reason = "for onlookers on other threads")]
-    pub fn observe(&self) -> anyhow::Result<Observation> {
+    /// What there is to see now.
+    pub fn counters(&self) -> Counters {
         let sum = |value: fn(&Shown) -> &AtomicU64| sum(self.lines.iter(), value);
-        let mut observation = Observation {
-            upgrades: sum(|it| &it.upgrades),
+        Counters {
             connected: sum(|it| &it.connected),
             joined: sum(|it| &it.joined),
             delivered: sum(|it| &it.delivered),
             bytes: sum(|it| &it.bytes),
-            interval_latency: latency_histogram()?,
-        };
-        let parts = ask(self.lines.iter(), Order::Interval)?;
-        for part in parts {
-            observation.interval_latency.add(&part)?;
         }
-        Ok(observation)
+    }
+
+    /// Within the window of measurement: latencies in microseconds since this was last asked. Costs
+    /// each worker a new histogram, so this is for some times a second.
+    pub fn interval_latency(&self) -> anyhow::Result<Histogram<u64>> {
+        let mut all = latency_histogram()?;
+        for part in ask(self.lines.iter(), Order::Interval)? {
+            all.add(&part)?;
+        }
+        Ok(all)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `tidewheel-load`: loads a server, verifies every delivery, reports what each cost.
 //!
 //! ```text
-//!  scenario + flags ─▶ settings ─▶ engine ─▶ outcome ─▶ terminal, JSON
+//!  scenario + flags ─▶ settings ─▶ engine ─▶ outcome ─▶ terminal, JSON, page
 //!                                    │
 //!  publishers (main thread) ──▶ server ──▶ workers: clients, one poll and descriptor table each
 //!        ▲                                   │
@@ -10,22 +10,29 @@
 //! Reading order: `scenario`, `settings` and `args` (what is asked), `run` and `engine` (what is
 //! done), `crew`, `worker` and `connection` (clients on threads), `receiver` and `view` (one of
 //! them, without its socket), `progress`, `audit` and `ledger` (what is counted), `publisher`,
-//! `outcome` and `report` (what is told), `baseline_server` (what to compare with).
+//! `outcome`, `report`, `html` and `compare` (what is told), `series` and `bars` (what is seen while
+//! it runs), `baseline_server` (what to compare with).
 
 mod args;
 mod audit;
+mod bars;
 mod baseline_server;
 mod clock;
+mod compare;
 mod connection;
 mod crew;
 mod engine;
 mod figures;
 mod frame;
+mod html;
 mod ledger;
 mod limits;
 mod machine;
+mod measures;
 mod message;
 mod outcome;
+#[cfg(test)]
+mod outcome_samples;
 mod pacer;
 mod proc_stat;
 mod progress;
@@ -35,12 +42,14 @@ mod report;
 mod run;
 mod scenario;
 mod seats;
+mod series;
 mod settings;
 mod subs;
 mod sys;
 mod tally;
 mod target;
 mod view;
+mod watch;
 mod worker;
 
 use std::process::ExitCode;
@@ -73,8 +82,22 @@ fn perform(task: &Task) -> anyhow::Result<Verdict> {
             }
             Ok(Verdict::Passed)
         }
-        Task::ServeBaseline { frame_bytes } => {
-            baseline_server::run(*frame_bytes).map(|()| Verdict::Passed)
+        Task::Compare {
+            old,
+            new,
+            fail_on_regression,
+        } => {
+            let is_worse = compare::run(old, new)?;
+            Ok(if is_worse && *fail_on_regression {
+                Verdict::Failed
+            } else {
+                Verdict::Passed
+            })
         }
+        Task::ServeBaseline {
+            frame_bytes,
+            uring,
+            loops,
+        } => baseline_server::run(*frame_bytes, *uring, *loops).map(|()| Verdict::Passed),
     }
 }

@@ -5,13 +5,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
-use crate::engine::{self, Nobody};
+use crate::bars::Bars;
+use crate::baseline_server;
+use crate::engine;
+use crate::html;
 use crate::machine;
 use crate::message::{self, PAYLOAD_BYTES_MIN};
 use crate::outcome::{Outcome, Turn, VERSION};
 use crate::report::{self, Verdict};
 use crate::settings::{Profile, Settings};
 use crate::target::Target;
+use crate::watch::Watch;
 
 /// Runs a scenario and reports it.
 pub fn run(name: &str, about: &str, settings: &Settings) -> anyhow::Result<Verdict> {
@@ -20,20 +24,29 @@ pub fn run(name: &str, about: &str, settings: &Settings) -> anyhow::Result<Verdi
         "the bare loop has one room and takes publishes of --publishers only: give --rooms 1"
     );
     let mut outcome = begin(name, about, settings)?;
+    let bars = Bars::new(settings.quiet);
     for _ in 0..settings.repeat {
-        let turns = measure(settings, None)?;
+        let is_bare = settings.target == Profile::BareLoop;
+        let turns = measure(settings, None, &bars)?;
         let frame_bytes = turns.last().map(|turn| turn.frame_bytes as usize);
         note(&mut outcome, turns);
-        if settings.against_baseline {
+        for uring in [false, true] {
+            if is_bare || !settings.against_baseline || (uring && !settings.uring) {
+                continue;
+            }
             let bare = Settings {
                 target: Profile::BareLoop,
+                uring,
                 ..settings.clone()
             };
-            note(&mut outcome, measure(&bare, frame_bytes)?);
+            note(&mut outcome, measure(&bare, frame_bytes, &bars)?);
         }
     }
     print!("{}", report::summary(&outcome));
     report::write_json(settings.json.as_deref(), &outcome)?;
+    if let Some(path) = &settings.report {
+        html::write(path, &outcome)?;
+    }
     Ok(Verdict::of(&outcome.failures))
 }
 
@@ -49,7 +62,7 @@ fn begin(name: &str, about: &str, settings: &Settings) -> anyhow::Result<Outcome
         about: about.to_owned(),
         command: env::args().collect::<Vec<_>>().join(" "),
         began_unix_ms: began.map_or(0, |it| it.as_millis() as u64),
-        machine: machine::facts(),
+        machine: machine::this_machine(),
         settings: values.into_iter().collect(),
         turns: Vec::new(),
         failures: Vec::new(),
@@ -64,9 +77,15 @@ fn note(outcome: &mut Outcome, turns: Vec<Turn>) {
     }
 }
 
-fn measure(settings: &Settings, frame_bytes: Option<usize>) -> anyhow::Result<Vec<Turn>> {
+fn measure(
+    settings: &Settings,
+    frame_bytes: Option<usize>,
+    bars: &Bars,
+) -> anyhow::Result<Vec<Turn>> {
     let target = open(settings, frame_bytes)?;
-    engine::measure(settings, &target, &mut Nobody)
+    let turns = engine::measure(settings, &target, &mut Watch::new(bars.clone()));
+    bars.clear();
+    turns
 }
 
 /// Starts the server, or finds the one that runs.
@@ -101,7 +120,19 @@ fn open_bare_loop(settings: &Settings, frame_bytes: Option<usize>) -> anyhow::Re
         frame_bytes >= least,
         "--frame-bytes {least} or more, for this payload"
     );
+    if settings.uring {
+        // Its own complaint would go unheard.
+        baseline_server::check_uring()?;
+    }
     let program = env::current_exe().context("find this program")?;
-    let args = ["serve-baseline", "--frame-bytes", &frame_bytes.to_string()].map(str::to_owned);
+    // As few loops as descriptors allow: with one, nothing is handed between threads.
+    let loops = settings
+        .connections()
+        .div_ceil(baseline_server::RECEIVERS_PER_LOOP);
+    let (frame_bytes, loops) = (frame_bytes.to_string(), loops.to_string());
+    let mut args = vec!["serve-baseline", "--frame-bytes", &frame_bytes];
+    args.extend(["--loops", &loops]);
+    args.extend(settings.uring.then_some("--uring"));
+    let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
     Target::spawn(&program, &args, None, false)
 }

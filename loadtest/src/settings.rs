@@ -325,12 +325,25 @@ pub struct Settings {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(default_value_t = false)]
     pub against_baseline: bool,
+    /// Bare loops send in batches through io_uring; with --against-baseline that is measured too
+    #[arg(help_heading = "Run", long, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value_t = false)]
+    pub uring: bool,
     /// Bytes of a message's frame from the bare loop [default: by the protocol's shape]
     #[arg(help_heading = "Run", long, value_name = "BYTES", value_parser = size)]
     pub frame_bytes: Option<usize>,
     /// Write the outcome as JSON too
     #[arg(help_heading = "Run", long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write a page with charts, to be read by someone who was not there
+    #[arg(help_heading = "Run", long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Show nothing while it runs
+    #[arg(help_heading = "Run", long, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value_t = false)]
+    pub quiet: bool,
 }
 
 /// How publishes are paced.

@@ -110,13 +110,20 @@ pub fn connect_from(
     }
 }
 
-/// Lets this many connections wait to be accepted; std's 128 drop a burst of handshakes, and each
-/// of those waits a second for its repeat.
+/// Listens at an address that others of this process may listen at too; port 0 is any.
+///
+/// `backlog` connections may wait to be accepted: std's 128 drop a burst of handshakes, and each of
+/// those waits a second for its repeat.
 #[allow(unsafe_code)]
-pub fn widen_backlog(listener: &TcpListener, connections: i32) -> io::Result<()> {
-    // SAFETY: takes no pointer; on a listening socket it only changes the backlog.
-    match unsafe { libc::listen(listener.as_raw_fd(), connections) } {
-        0 => Ok(()),
+pub fn listen_shared(address: SocketAddrV4, backlog: i32) -> io::Result<TcpListener> {
+    let socket = stream_socket()?;
+    let yes: libc::c_int = 1;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &yes)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, &yes)?;
+    bind(&socket, address)?;
+    // SAFETY: takes no pointer.
+    match unsafe { libc::listen(socket.as_raw_fd(), backlog) } {
+        0 => Ok(TcpListener::from(socket)),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -252,8 +259,9 @@ mod tests {
 
     #[test]
     fn a_connection_leaves_from_the_address_it_is_bound_to() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        widen_backlog(&listener, 1_024).unwrap();
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let listener = listen_shared(any, 1_024).unwrap();
+        listener.set_nonblocking(false).unwrap();
         let target = format!("{}", listener.local_addr().unwrap())
             .parse()
             .unwrap();

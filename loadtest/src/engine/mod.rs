@@ -61,17 +61,6 @@ pub trait Onlooker {
     fn take_samples(&mut self) -> Vec<Sample>;
 }
 
-/// Nobody looks on.
-pub struct Nobody;
-
-impl Onlooker for Nobody {
-    fn begin(&mut self, _: Step, _: &Observer, _: Clock, _: Option<u32>) {}
-
-    fn take_samples(&mut self) -> Vec<Sample> {
-        Vec::new()
-    }
-}
-
 /// One run in progress.
 struct Run<'a> {
     settings: &'a Settings,

@@ -30,6 +30,9 @@ impl Plan {
         check(settings)?;
         let (subject, dialect) = match settings.target {
             Profile::Tidewheel => ("tidewheel", Dialect::Rooms(settings.join)),
+            Profile::BareLoop if settings.uring => {
+                ("bare loop, io_uring", Dialect::Rooms(settings.join))
+            }
             Profile::BareLoop => ("bare loop", Dialect::Rooms(settings.join)),
             Profile::Broadcast => ("broadcast", Dialect::Numbered),
             Profile::Echo => ("echo", Dialect::Echo),
