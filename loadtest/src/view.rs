@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use crate::audit::Audit;
 use crate::message::{Pen, Prefix};
 use crate::progress::Progress;
+use crate::receiver::Role;
 use crate::settings::JoinBy;
 use crate::subs::Sub;
 use crate::tally::{Counts, Timed, Times, latency_histogram};
@@ -164,6 +165,15 @@ impl View {
             let room = self.rooms.get(*number as usize);
             room.is_some_and(|room| room.name.as_bytes() == name)
         })
+    }
+
+    /// Where a client of this role is audited.
+    pub fn audit_of(&mut self, role: Role) -> &mut Audit {
+        if role.is_slow() {
+            &mut self.slow_audit
+        } else {
+            &mut self.audit
+        }
     }
 
     /// The number of an epoch.

@@ -198,3 +198,43 @@ fn a_server_that_is_not_there_is_an_error_of_its_own() {
     );
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_file_with_a_key_that_is_none_is_named_with_what_is_allowed() {
+    let file = std::env::temp_dir().join(format!("tidewheel-load-{}.toml", std::process::id()));
+    std::fs::write(&file, "# An experiment\nspeed = 3\n").unwrap();
+    let output = tidewheel_load(&format!("run {}", file.display()));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let mentions = [&*file.to_string_lossy(), "\"speed\"", "connect-rate"];
+    for mention in mentions {
+        assert!(errors.contains(mention), "{mention}: {errors}");
+    }
+}
+
+#[test]
+fn the_outcome_is_written_with_every_setting_and_turn() {
+    let file = std::env::temp_dir().join(format!("tidewheel-load-{}.json", std::process::id()));
+    let output = tidewheel_load(&format!(
+        "baseline --receivers 20 --in-flight 2 --warmup 50ms --duration 100ms --repeat 2 --json {}",
+        file.display()
+    ));
+    assert_exit(&output, 0, "medians of 2");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let outcome: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(outcome["version"], 1);
+    assert_eq!(outcome["settings"]["in-flight"], 2);
+    assert_eq!(outcome["turns"].as_array().map(Vec::len), Some(2));
+    assert!(outcome["turns"][1]["deliveries"].as_u64() > Some(0));
+    assert!(outcome["turns"][1]["latency"]["p9999_ms"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn every_scenario_is_listed_with_its_first_line() {
+    let output = tidewheel_load("list");
+    for name in ["connect ", "fan-out ", "churn ", "soak "] {
+        assert_exit(&output, 0, name);
+    }
+}
