@@ -59,7 +59,7 @@ impl From<Verdict> for Outcome {
 /// Quick checks first; then what needs the dependency tree. It is built three times at most: its
 /// types for clippy, its code for the tests, its code in the `quick` profile for the server that
 /// the clients talk to.
-pub const STEPS: [Step; 13] = [
+pub const STEPS: [Step; 14] = [
     Step {
         name: "system",
         about: "install missing programs: chromium, node, npm, python3, valgrind, rustfmt, clippy",
@@ -127,6 +127,12 @@ pub const STEPS: [Step; 13] = [
         },
     },
     Step {
+        name: "loadtest",
+        about: "small runs of the load harness against the server, one of which must fail",
+        needs: &["build"],
+        run: loadtest,
+    },
+    Step {
         name: "npm",
         about: "npm packages of the clients' tests",
         needs: &["system"],
@@ -186,6 +192,24 @@ fn test(workspace: &Workspace) -> Outcome {
     let arguments = ["test", "--workspace", "--locked", "--no-fail-fast"];
     // Stale documents must fail here, whatever the shell has set.
     counted(workspace.cargo(&arguments).env_remove("UPDATE_DOCS"))
+}
+
+fn loadtest(workspace: &Workspace) -> Outcome {
+    if let Some(outcome) = no_server(workspace) {
+        return outcome;
+    }
+    let arguments = [
+        "test",
+        "--package",
+        "tidewheel-load",
+        "--test",
+        "against_server",
+        "--locked",
+        "--",
+        "--ignored",
+    ];
+    let mut command = workspace.cargo(&arguments);
+    counted(command.env("TIDEWHEEL_BIN", workspace.binary()))
 }
 
 fn clients_node(workspace: &Workspace) -> Outcome {
