@@ -59,11 +59,14 @@ impl Progress {
             }
             *slot = Slot {
                 offset,
-                sent_ns: stamp().unwrap_or(0),
+                sent_ns: 0,
                 received: 0,
             };
         }
         slot.received += 1;
+        if slot.sent_ns == 0 {
+            slot.sent_ns = stamp().unwrap_or(0);
+        }
         let sent_ns = slot.sent_ns;
         if slot.received >= members {
             self.completed = self.completed.max(offset);
@@ -85,8 +88,17 @@ impl Progress {
         let newest = self.slots.len() as u64;
         let from = self.completed.max(next.saturating_sub(newest)) + 1;
         for offset in from..next {
-            if let Some(slot) = self.slot(offset).filter(|slot| slot.offset == offset) {
-                slot.received += 1;
+            match self.slot(offset) {
+                Some(slot) if slot.offset == offset => slot.received += 1,
+                // It is the first here to have this one; whoever is next reads the stamp.
+                Some(slot) if slot.offset < offset => {
+                    *slot = Slot {
+                        offset,
+                        sent_ns: 0,
+                        received: 1,
+                    };
+                }
+                _ => {}
             }
         }
         self.members += 1;
@@ -178,6 +190,17 @@ mod tests {
         assert_eq!(progress.completed(), 0);
         progress.receive(1, || None);
         assert_eq!(progress.completed(), 1);
+    }
+
+    #[test]
+    fn one_who_comes_back_ahead_of_the_others_counts_for_what_they_still_wait_for() {
+        let mut progress = room_of(1);
+        progress.receive(1, || Some(10));
+        progress.rejoin(4);
+        assert_eq!(progress.completed(), 1);
+        assert_eq!(progress.receive(2, || Some(20)), Some(20));
+        assert_eq!(progress.receive(3, || Some(30)), Some(30));
+        assert_eq!(progress.completed(), 3);
     }
 
     #[test]
