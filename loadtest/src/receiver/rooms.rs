@@ -136,6 +136,10 @@ impl Receiver {
             view.counts.recovered += 1;
         } else {
             view.counts.not_recovered += 1;
+            if !is_other_epoch && offset < sub.next {
+                view.audit
+                    .fault("recovered: false, though no message was missed");
+            }
             view.counts.other_epoch += u64::from(is_other_epoch);
             view.counts.lost_to_history += (offset + 1).saturating_sub(sub.next);
             sub.next = offset.saturating_add(1);

@@ -325,3 +325,14 @@ fn a_message_that_comes_back_from_an_echo_is_in_order_once() {
     receiver.handle_bytes(&echoed, 3_000, &mut view);
     assert!(!view.audit.failures(false).is_empty());
 }
+
+#[test]
+fn a_recovery_refused_where_nothing_was_missed_is_a_fault() {
+    let mut view = view();
+    let mut receiver = returning_receiver(&mut view);
+    // Of the epoch that it knew, which has no name here.
+    let refused =
+        r#"{"type":"room_joined","room":"load","payload":{"offset":6,"recovered":false}}"#;
+    receiver.handle_bytes(&text(refused), 0, &mut view);
+    assert_eq!((view.audit.faults, view.counts.other_epoch), (1, 0));
+}
