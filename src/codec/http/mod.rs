@@ -18,6 +18,6 @@ mod upgrade;
 
 pub use component::{BadPercent, decode_component, query_pairs, query_value};
 pub use head::{Head, HeadFault};
-pub use reader::{HeadLimits, HeadReader, parse_head};
+pub use reader::{HEADERS_MOST, HeadLimits, HeadReader, parse_head};
 pub use response::{Response, encode_response};
 pub use upgrade::{Upgrade, UpgradeFault, websocket_upgrade};

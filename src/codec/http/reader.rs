@@ -3,7 +3,9 @@
 //! The end is looked for before anything is parsed, from where the last look stopped. So a head
 //! that trickles in costs one look at each octet and one parse, and an endless one costs no parse.
 
-use httparse::{EMPTY_HEADER, Error, Request, Status};
+use std::mem::MaybeUninit;
+
+use httparse::{Error, Request, Status};
 
 use super::head::{Head, HeadFault};
 
@@ -12,9 +14,12 @@ use super::head::{Head, HeadFault};
 pub struct HeadLimits {
     /// Request line, headers and the empty line, in bytes.
     pub bytes_max: usize,
-    /// Header fields.
+    /// Header fields, at most [`HEADERS_MOST`].
     pub headers_max: usize,
 }
+
+/// More header fields than this are never read.
+pub const HEADERS_MOST: usize = 128;
 
 /// Reads one request head from a buffer that grows.
 #[derive(Copy, Clone, Default, Debug)]
@@ -45,9 +50,12 @@ impl HeadReader {
         let Some(end) = self.find_end(bytes, limits.bytes_max)? else {
             return Ok(None);
         };
-        let mut headers = vec![EMPTY_HEADER; limits.headers_max];
-        let mut request = Request::new(&mut headers);
-        match request.parse(bytes.get(..end).unwrap_or_default()) {
+        let mut places = [const { MaybeUninit::uninit() }; HEADERS_MOST];
+        let places = places
+            .get_mut(..limits.headers_max.min(HEADERS_MOST))
+            .unwrap_or_default();
+        let mut request = Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes.get(..end).unwrap_or_default(), places) {
             Ok(Status::Complete(_)) => {}
             // The end is there, so the parser found nothing before it. RFC 9112 §2.2: it ignores an
             // empty line before the request line, but we do not wait behind two of them.
@@ -61,8 +69,7 @@ impl HeadReader {
         else {
             return Err(HeadFault::Malformed);
         };
-        let count = request.headers.len();
-        headers.truncate(count);
+        let headers = request.headers.to_vec();
         Ok(Some((Head::new(method, target, minor == 1, headers)?, end)))
     }
 
@@ -70,9 +77,20 @@ impl HeadReader {
     fn find_end(&mut self, bytes: &[u8], bytes_max: usize) -> Result<Option<usize>, HeadFault> {
         let before = self.scanned.checked_sub(1).and_then(|at| bytes.get(at));
         let mut before = before.copied().unwrap_or_default();
-        for (at, octet) in bytes.iter().enumerate().skip(self.scanned) {
+        // Nothing below the bound is passed over: where it is reached, that octet is looked at.
+        let within = bytes.get(..bytes_max).unwrap_or(bytes);
+        while let Some(octet) = bytes.get(self.scanned) {
+            let at = self.scanned;
             if at >= bytes_max {
                 return Err(HeadFault::TooLong);
+            }
+            if before != b'\r' {
+                let plain = plain_len(within.get(at..).unwrap_or_default());
+                if plain > 0 {
+                    before = b' ';
+                    self.scanned = at + plain;
+                    continue;
+                }
             }
             match (before, octet) {
                 (b'\r', b'\n') if bytes.get(..=at).is_some_and(|b| b.ends_with(b"\r\n\r\n")) => {
@@ -91,6 +109,23 @@ impl HeadReader {
         }
         Ok(None)
     }
+}
+
+/// How many octets at the start of `bytes` mean nothing here, by eights: no control characters.
+#[inline]
+fn plain_len(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let is_plain = |word: &&[u8; 8]| !has_control(u64::from_le_bytes(**word));
+    words.iter().take_while(is_plain).count() * 8
+}
+
+/// Whether some octet of `word` is below 0x20 or 0x7f; true, too, for some octets above 0x7f.
+fn has_control(word: u64) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const TOPS: u64 = u64::from_le_bytes([0x80; 8]);
+    let below_space = word.wrapping_sub(ONES * 0x20);
+    let del = (word ^ (ONES * 0x7f)).wrapping_sub(ONES);
+    (below_space | del | word) & TOPS != 0
 }
 
 #[cfg(test)]
@@ -208,5 +243,20 @@ mod tests {
             )
             .is_ok()
         );
+    }
+
+    #[test]
+    fn a_control_character_is_found_wherever_it_stands_in_a_word() {
+        for octet in 0..=255_u8 {
+            for place in 0..24 {
+                let mut line = vec![b'x'; 24];
+                line[place] = octet;
+                let is_control = matches!(octet, 0..=8 | 10..=31 | 127);
+                let found = HeadReader::default().find_end(&line, 4096);
+                // A CR waits for what follows it at the end, and is wrong before that.
+                let is_wrong = is_control && !(octet == b'\r' && place == 23);
+                assert_eq!(found.is_err(), is_wrong, "{octet} at {place}");
+            }
+        }
     }
 }
