@@ -136,10 +136,7 @@ impl Shard {
                 self.push_raw(index, OpCode::Data(Data::Binary), &bytes);
             }
             Some(Item::Binary(_)) => self.close_with(index, Code::UnsupportedData),
-            Some(Item::Text(text)) => match simdutf8::basic::from_utf8(&text) {
-                Ok(text) => self.take_text(index, text),
-                Err(_) => self.close_with(index, Code::InvalidPayload),
-            },
+            Some(Item::Text(text)) => self.take_text(index, text.as_str()),
         }
         taken
     }

@@ -15,7 +15,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use super::close::CloseFrame;
 use super::fault::Fault;
 use super::header::{CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header};
-use super::item::{ControlPayload, Item, Payload};
+use super::item::{ControlPayload, Item, Payload, Text};
 use super::mask;
 use super::message::Message;
 use super::utf8;
@@ -89,7 +89,7 @@ impl Default for FrameProgress {
 enum Step {
     /// Nothing whole yet.
     More,
-    /// A message of this many bytes, which end where the step ended.
+    /// A message of this many bytes, which end where the step ended. Text is not checked yet.
     InPlace { is_text: bool, bytes: usize },
     /// Something that does not lie in the input.
     Item(Item<'static>),
@@ -115,7 +115,13 @@ impl Decoder {
                 Step::More => {}
                 Step::InPlace { is_text, bytes } => {
                     let payload = input.get_mut(at - bytes..at).unwrap_or_default();
-                    let item = Item::message(is_text, Payload::InPlace(payload));
+                    let item = if is_text {
+                        // RFC 6455 §8.1: text that is not UTF-8 fails the connection.
+                        let text = utf8::check(payload).map_err(|at| Fault::TextNotUtf8 { at })?;
+                        Item::Text(Text::InPlace(text))
+                    } else {
+                        Item::Binary(Payload::InPlace(payload))
+                    };
                     return Ok(Decoded {
                         consumed: at,
                         item: Some(item),
@@ -223,10 +229,6 @@ impl Decoder {
         if open.is_none() && header.is_final && input.len() >= bytes {
             let payload = input.get_mut(..bytes).unwrap_or_default();
             mask::unmask(payload, header.mask);
-            if is_text {
-                // RFC 6455 §8.1: text that is not UTF-8 fails the connection.
-                utf8::check(payload).map_err(|at| Fault::TextNotUtf8 { at })?;
-            }
             self.partial = None;
             return Ok((bytes, Step::InPlace { is_text, bytes }));
         }
@@ -275,7 +277,11 @@ impl Decoder {
             }
             Ended::Message { is_text, bytes } => {
                 self.end_frame();
-                Step::Item(Item::message(is_text, Payload::Assembled(bytes)))
+                Step::Item(if is_text {
+                    Item::Text(Text::Assembled(bytes))
+                } else {
+                    Item::Binary(Payload::Assembled(bytes))
+                })
             }
         }
     }

@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use super::close::CloseFrame;
 use super::header::CONTROL_BYTES_MAX;
 
-/// The unmasked payload of a message, to be changed at will.
+/// The unmasked payload of a binary message, to be changed at will.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Payload<'a> {
     /// Where it lies in the input: the usual case.
@@ -31,6 +31,36 @@ impl DerefMut for Payload<'_> {
         match self {
             Payload::InPlace(bytes) => bytes,
             Payload::Assembled(bytes) => bytes,
+        }
+    }
+}
+
+/// The text of a message, which was found to be UTF-8.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Text<'a> {
+    /// Where it lies in the input: the usual case.
+    InPlace(&'a str),
+    /// Put together from several reads or fragments.
+    Assembled(Vec<u8>),
+}
+
+impl Text<'_> {
+    /// The text. One that was assembled was checked in pieces, and is looked at again as a whole.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Text::InPlace(text) => text,
+            Text::Assembled(bytes) => simdutf8::basic::from_utf8(bytes).unwrap_or_default(),
+        }
+    }
+}
+
+impl Deref for Text<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Text::InPlace(text) => text.as_bytes(),
+            Text::Assembled(bytes) => bytes,
         }
     }
 }
@@ -96,8 +126,8 @@ impl fmt::Debug for ControlPayload {
 // A control payload is 126 bytes; in a box it would cost an allocation for each heartbeat.
 #[allow(clippy::large_enum_variant)]
 pub enum Item<'a> {
-    /// A text message; the payload is valid UTF-8.
-    Text(Payload<'a>),
+    /// A text message.
+    Text(Text<'a>),
     /// A binary message.
     Binary(Payload<'a>),
     /// To be answered with a pong of the same payload (RFC 6455 §5.5.2).
@@ -107,16 +137,4 @@ pub enum Item<'a> {
     /// The peer closes, with or without a code. Whatever follows in the stream is to be ignored
     /// (RFC 6455 §1.4): the caller does so by not decoding any further.
     Close(Option<CloseFrame>),
-}
-
-impl<'a> Item<'a> {
-    /// A data message.
-    #[inline]
-    pub(super) fn message(is_text: bool, payload: Payload<'a>) -> Item<'a> {
-        if is_text {
-            Item::Text(payload)
-        } else {
-            Item::Binary(payload)
-        }
-    }
 }

@@ -37,5 +37,5 @@ pub use encode::{encode_close, encode_frame, encode_header};
 pub use fault::Fault;
 pub use handshake::{accept_key, encode_upgrade};
 pub use header::{CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header};
-pub use item::{ControlPayload, Item, Payload};
+pub use item::{ControlPayload, Item, Payload, Text};
 pub use mask::unmask;

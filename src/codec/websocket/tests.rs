@@ -2,7 +2,7 @@
 //! the case list of the Autobahn test suite.
 
 use super::client::{encode_fragment, encode_masked};
-use super::{Control, Data, Decoder, Fault, Item, Limits, OpCode, Payload};
+use super::{Control, Data, Decoder, Fault, Item, Limits, OpCode, Text};
 
 const TEXT: OpCode = OpCode::Data(Data::Text);
 const BINARY: OpCode = OpCode::Data(Data::Binary);
@@ -104,11 +104,11 @@ fn a_whole_frame_is_unmasked_where_it_lies() {
     let range = input.as_ptr_range();
     let mut decoder = Decoder::default();
     let decoded = decoder.decode(&mut input, &LIMITS).unwrap();
-    let Some(Item::Text(Payload::InPlace(text))) = decoded.item else {
+    let Some(Item::Text(Text::InPlace(text))) = decoded.item else {
         panic!("a copy")
     };
     assert!(range.contains(&text.as_ptr()));
-    assert_eq!((&*text, decoded.consumed), (&b"in place"[..], 14));
+    assert_eq!((text, decoded.consumed), ("in place", 14));
 }
 
 #[test]

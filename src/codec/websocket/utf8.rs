@@ -36,11 +36,11 @@ impl Checked {
     }
 }
 
-/// Checks a whole text. The error is where the first bad sequence starts.
+/// A whole text as such. The error is where the first bad sequence starts.
 #[inline]
-pub(super) fn check(text: &[u8]) -> Result<(), usize> {
+pub(super) fn check(text: &[u8]) -> Result<&str, usize> {
     match simdutf8::basic::from_utf8(text) {
-        Ok(_) => Ok(()),
+        Ok(text) => Ok(text),
         // The quick check does not say where; a text is bad only once, so the slow one may.
         Err(_) => Err(std::str::from_utf8(text).map_or_else(|error| error.valid_up_to(), str::len)),
     }
