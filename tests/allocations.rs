@@ -203,8 +203,8 @@ fn delivered(node: &mut Node) -> u64 {
 /// Publishes from a core, warms up, and counts.
 fn a_message_does_not_allocate(node: &mut Node, members: u64, core: usize) {
     for kind in KINDS {
-        for messages in [1, 8, 16] {
-            node.turns(4 * KEYS as u64 / messages, messages, core, kind);
+        for messages in [1, 8, 64] {
+            node.turns(8 * KEYS as u64 / messages, messages, core, kind);
             let before = delivered(node);
             let allocations = counted(|| node.turns(20, messages, core, kind));
             let readers = members - u64::from(kind == Kind::NotToMyself);

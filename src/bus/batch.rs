@@ -12,14 +12,14 @@ use super::BusMessage;
 /// What is longer than this is shared between the cores that get it, and not copied for each.
 const APART_BYTES_MIN: usize = 4 * 1024;
 
-/// How much memory a batch may have and still be used again, in bytes.
-const KEPT_BYTES_MAX: usize = 32 * 1024;
+/// How much memory for bytes a batch may have and still be used again.
+const KEPT_BYTES_MAX: usize = 128 * 1024;
 
-/// The same, in messages.
-const KEPT_MESSAGES_MAX: usize = 256;
+/// For how many messages.
+const KEPT_MESSAGES_MAX: usize = 1024;
 
 /// How many emptied batches a core keeps.
-const SPARES_MAX: usize = 32;
+const SPARES_MAX: usize = 16;
 
 /// Bytes that a message carries.
 #[derive(Clone, Debug)]
