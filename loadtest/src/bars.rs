@@ -18,7 +18,7 @@ use crate::outcome::Sample;
 const LINE_INTERVAL_S: f64 = 5.0;
 /// Steps of a bar.
 const STEPS: u64 = 1_000;
-const TEMPLATE: &str = "{prefix:<11} {bar:28.cyan/blue} {wide_msg}";
+const TEMPLATE: &str = "{prefix:<11} {bar:14.cyan/blue} {wide_msg}";
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -23,8 +23,8 @@ use crate::proc_stat::{KernelMemory, Memory, Usage};
 pub const SAMPLES_MAX: usize = 2_000;
 /// Time between two samples, until there are too many.
 pub const INTERVAL: Duration = Duration::from_millis(250);
-/// The same while connections are being opened, which is over quickly.
-pub const RAMP_INTERVAL: Duration = Duration::from_millis(50);
+/// Samples for each of these while connections are being opened, which is over quickly.
+const RAMP_SHARE: u64 = 5;
 /// A shorter interval, cut off where the window begins or ends, has rates of mere chance.
 const SHORTEST: Duration = Duration::from_millis(40);
 
@@ -137,18 +137,16 @@ impl<O: Observed, W: FnMut(&Sample)> Sampling<O, W> {
 
     /// After a delay it goes on from now, rather than catch up in a burst.
     fn due_ns(&self) -> u64 {
-        let interval_ns = if self.is_ramping {
-            self.series.interval_ns.min(duration_ns(RAMP_INTERVAL))
-        } else {
-            self.series.interval_ns
-        };
+        let share = if self.is_ramping { RAMP_SHARE } else { 1 };
+        let interval_ns = self.series.interval_ns / share;
         self.meter.at_ns + interval_ns
     }
 
     fn sample(&mut self, is_measured: bool) {
         let observation = self.observed.observe();
-        self.is_ramping =
-            observation.connected == 0 || observation.connected != self.meter.connected;
+        // Those that come and go later are no ramp.
+        let is_rising = observation.connected == 0 || observation.connected > self.meter.connected;
+        self.is_ramping &= is_rising;
         let mut sample = self.meter.read(self.clock.now_ns(), &observation);
         sample.is_measured = is_measured;
         (self.watch)(&sample);
@@ -361,6 +359,37 @@ mod tests {
         assert!((second.p99_ms.unwrap() - 1.5).abs() < 0.01);
         assert!(second.server_cores.is_some() && second.server_rss_bytes > Some(0));
         assert!(samples.windows(2).all(|pair| pair[0].at_s < pair[1].at_s));
+    }
+
+    struct Connected(Arc<AtomicU64>);
+
+    impl Observed for Connected {
+        fn observe(&self) -> Observation {
+            Observation {
+                connected: self.0.load(Ordering::Relaxed),
+                ..Observation::default()
+            }
+        }
+    }
+
+    #[test]
+    fn samples_come_oftener_until_everyone_is_in_and_not_again_when_some_return() {
+        let connected = Arc::new(AtomicU64::new(0));
+        let mut sampling = Sampling {
+            meter: Meter::new(0, None),
+            series: Series::new(INTERVAL),
+            is_ramping: true,
+            clock: Clock::start(),
+            observed: Connected(Arc::clone(&connected)),
+            watch: |_: &Sample| {},
+        };
+        let steps = [(0, 50), (5, 50), (9, 50), (9, 250), (3, 250), (9, 250)];
+        for (now, interval_ms) in steps {
+            connected.store(now, Ordering::Relaxed);
+            sampling.sample(false);
+            let interval_ns = sampling.due_ns() - sampling.meter.at_ns;
+            assert_eq!(interval_ns, interval_ms * 1_000_000, "at {now}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::axis::Axis;
 use super::lines::{
-    Legend, Value, curve, cut, full_at_s, group_legend, group_lines, in_words, line_of, medians,
-    range, rising, runs, slimmed, turn_legend, upper_range, with_window,
+    Legend, TURNS_WIDE_MAX, Value, curve, cut, full_at_s, group_legend, group_lines, in_words,
+    line_of, medians, range, rising, runs, slimmed, turn_legend, upper_range, with_window,
 };
 use super::plot::{Chart, Drawing, Line, Panel};
 use super::timeline::Timeline;
@@ -128,7 +128,11 @@ fn latency(timeline: &Timeline<'_>) -> Chart {
         .iter()
         .map(|(name, style, value)| Line {
             name: (*name).into(),
-            style: (*style).into(),
+            style: if timeline.turns.len() > TURNS_WIDE_MAX {
+                format!("{style} thin")
+            } else {
+                (*style).into()
+            },
             runs: runs(timeline, *value),
         })
         .filter(|line| !line.runs.is_empty())

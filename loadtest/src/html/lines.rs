@@ -7,7 +7,7 @@ use crate::measures::{Unit, groups};
 use crate::outcome::{Latency, Outcome, Sample, Turn};
 
 /// Turns that are drawn with lines of full width.
-const TURNS_WIDE_MAX: usize = 4;
+pub const TURNS_WIDE_MAX: usize = 4;
 
 /// A value of a sample; nothing where it lacks it.
 pub type Value = fn(&Sample) -> Option<f64>;

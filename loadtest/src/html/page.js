@@ -30,7 +30,7 @@ for (const plot of document.querySelectorAll(".plot")) {
     layer.append(node);
   };
   const show = (x) => {
-    const reach = 8;
+    const reach = 12;
     const found = lines
       .filter((line) => line.p.length)
       .map((line) => [line, nearest(line.p, x)])

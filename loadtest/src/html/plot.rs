@@ -20,7 +20,7 @@ const HEAD: f64 = 28.0;
 /// For the strip that tells which turn is where.
 const STRIP: f64 = 20.0;
 /// Least width at which a turn's strip carries text, for each letter.
-const LETTER: f64 = 7.4;
+const LETTER: f64 = 8.6;
 /// Points drawn of one line: about two for each pixel.
 const POINTS_MAX: usize = 800;
 
@@ -177,7 +177,7 @@ impl Drawing {
             ),
         );
         let number = span.number.to_string();
-        let fits = |text: &str| text.chars().count() as f64 * LETTER <= width + 4.0;
+        let fits = |text: &str| text.chars().count() as f64 * LETTER <= width;
         let name = [span.name.as_str(), number.as_str()]
             .into_iter()
             .find(|text| fits(text));

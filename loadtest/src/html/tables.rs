@@ -94,10 +94,10 @@ fn arrivals(outcome: &Outcome) -> String {
             arrival(turn, |it| Some(count(it.refused)))
         }),
         ("all connected after", |turn| {
-            arrival(turn, |it| Some(format!("{:.2} s", it.connect_s)))
+            arrival(turn, |it| Some(Unit::Milliseconds.show(it.connect_s * 1e3)))
         }),
         ("all joined after", |turn| {
-            arrival(turn, |it| Some(format!("{:.2} s", it.join_s)))
+            arrival(turn, |it| Some(Unit::Milliseconds.show(it.join_s * 1e3)))
         }),
         ("connections/s", |turn| cell(&CONNECTS, turn)),
         ("server CPU each", |turn| {
@@ -138,7 +138,10 @@ fn resources(outcome: &Outcome) -> String {
             turn.server
                 .map_or(ABSENT.into(), |it| bytes(it.rss_anon_bytes))
         }),
-        ("TCP sockets", |turn| count(turn.kernel.tcp_sockets)),
+        ("TCP sockets", |turn| match turn.kernel.tcp_sockets {
+            0 => ABSENT.into(),
+            sockets => count(sockets),
+        }),
         ("TCP buffers", |turn| bytes(turn.kernel.tcp_buffer_bytes)),
         ("kernel objects", |turn| bytes(turn.kernel.slab_bytes)),
     ];
