@@ -39,7 +39,8 @@ pub fn latency(histogram: &Histogram<u64>) -> Latency {
 /// The percentiles in one line.
 pub fn percentiles(latency: &Latency) -> String {
     format!(
-        "p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  p99.99 {:.2}  max {:.2} ms",
+        "min {:.2}  p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  p99.99 {:.2}  max {:.2} ms",
+        latency.min_ms,
         latency.p50_ms,
         latency.p90_ms,
         latency.p99_ms,

@@ -103,6 +103,8 @@ struct Line {
 pub struct Publishers {
     poll: Poll,
     alarm: Alarm,
+    /// What it is set for.
+    alarm_ns: u64,
     gate: Arc<Gate>,
     clock: Clock,
     dialect: Dialect,
@@ -159,6 +161,7 @@ impl Publishers {
         Ok(Publishers {
             poll,
             alarm,
+            alarm_ns: 0,
             gate,
             clock,
             dialect: plan.dialect,
@@ -286,8 +289,10 @@ impl Publishers {
             .min()
             .unwrap_or(end_ns)
             .min(end_ns);
-        let wait = until(self.clock.now_ns(), due_ns);
-        self.alarm.set(wait)?;
+        if due_ns != self.alarm_ns {
+            self.alarm_ns = due_ns;
+            self.alarm.set(until(self.clock.now_ns(), due_ns))?;
+        }
         match self.poll.poll(events, Some(SLEEP_MAX)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error.into()),
             _ => Ok(()),

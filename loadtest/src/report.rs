@@ -38,65 +38,62 @@ pub fn write_json(path: Option<&Path>, outcome: &Outcome) -> anyhow::Result<()> 
 
 /// One turn, as text of some lines.
 pub fn turn(turn: &Turn) -> String {
-    let mut text = String::new();
-    let phase = turn.phase.as_ref().map(|it| format!(", {it}"));
-    let mut line = |name: &str, rest: String| {
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{name:<11} {rest}");
-    };
-    line(
-        &turn.subject,
-        format!(
-            "{} clients, {} rooms, frame {} B, {:.1} s{}",
-            grouped(turn.connections as f64),
-            grouped(turn.rooms as f64),
-            turn.frame_bytes,
-            turn.seconds,
-            phase.unwrap_or_default()
-        ),
-    );
+    let mut lines = vec![(turn.subject.as_str(), headline(turn))];
     if let Some(arrival) = &turn.arrival {
-        line("arrival", arrived(arrival));
+        lines.push(("arrival", arrived(arrival)));
     }
     if turn.deliveries > 0 {
-        line(
-            "deliveries",
-            format!(
-                "{}/s  {}/s  publishes {}/s{}",
-                grouped(ratio(turn.deliveries as f64, turn.seconds)),
-                bytes(ratio(turn.bytes as f64, turn.seconds)),
-                grouped(ratio(turn.publishes as f64, turn.seconds)),
-                turn.messages_per_write
-                    .map_or(String::new(), |it| format!("  {it:.2} messages a write"))
-            ),
-        );
+        lines.push(("deliveries", deliveries(turn)));
     }
     if turn.seconds > 0.0 {
-        line("CPU", cpu(turn));
+        lines.push(("CPU", cpu(turn)));
     }
-    line("memory", memory(turn));
+    lines.push(("memory", memory(turn)));
     if turn.latency.count > 0 {
-        line("latency", percentiles(&turn.latency));
+        lines.push(("latency", percentiles(&turn.latency)));
     }
     for (name, latency) in &turn.times {
         let count = grouped(latency.count as f64);
-        line(name, format!("{}  ({count})", percentiles(latency)));
+        lines.push((name, format!("{}  ({count})", percentiles(latency))));
     }
     let counts: Vec<String> = turn
         .counts
         .iter()
         .map(|(name, count)| format!("{} {name}", grouped(*count as f64)))
         .collect();
-    for chunk in counts.chunks(4) {
-        line("counts", chunk.join(", "));
-    }
-    for failure in &turn.failures {
-        line("FAILED", failure.clone());
-    }
+    lines.extend(counts.chunks(4).map(|chunk| ("counts", chunk.join(", "))));
+    let failures = turn.failures.iter();
+    lines.extend(failures.map(|failure| ("FAILED", failure.clone())));
     if turn.audit.receivers > 0 {
-        line("audit", audited(turn));
+        lines.push(("audit", audited(turn)));
     }
-    text
+    let lines = lines.iter();
+    lines
+        .map(|(name, rest)| format!("{name:<11} {rest}\n"))
+        .collect()
+}
+
+fn headline(turn: &Turn) -> String {
+    let phase = turn.phase.as_ref().map(|it| format!(", {it}"));
+    format!(
+        "{} clients, {} rooms, frame {} B, {:.1} s{}",
+        grouped(turn.connections as f64),
+        grouped(turn.rooms as f64),
+        turn.frame_bytes,
+        turn.seconds,
+        phase.unwrap_or_default()
+    )
+}
+
+fn deliveries(turn: &Turn) -> String {
+    format!(
+        "{}/s  {}/s  publishes {}/s{}",
+        grouped(ratio(turn.deliveries as f64, turn.seconds)),
+        bytes(ratio(turn.bytes as f64, turn.seconds)),
+        grouped(ratio(turn.publishes as f64, turn.seconds)),
+        turn.messages_per_write
+            .map_or(String::new(), |it| format!("  {it:.2} messages a write"))
+    )
 }
 
 fn arrived(arrival: &Arrival) -> String {

@@ -239,7 +239,8 @@ impl Receiver {
     /// It counts no longer where others wait for it.
     pub(super) fn leave_rooms(&mut self, view: &mut View) {
         let subs = self.subs.as_slice();
-        if matches!(self.stage, Stage::Joined | Stage::Aside) {
+        let is_in = matches!(self.stage, Stage::Joined | Stage::Aside | Stage::Recovering);
+        if is_in && self.role != Role::Visitor {
             view.joined = view.joined.saturating_sub(subs.len() as u64);
         }
         view.connected = view.connected.saturating_sub(1);

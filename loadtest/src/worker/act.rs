@@ -34,7 +34,6 @@ impl Worker {
     /// Begins with what clients do of themselves.
     pub(super) fn begin(&mut self) -> anyhow::Result<()> {
         let now_ns = self.ties.clock.now_ns();
-        self.is_running = true;
         self.load_window();
         self.pacers.churn = Pacer::start(self.plan.churn_rate, now_ns);
         self.pacers.visits = Pacer::start(self.plan.visit_rate, now_ns);
@@ -54,7 +53,6 @@ impl Worker {
 
     /// Ends it; who is away still comes back.
     pub(super) fn quieten(&mut self) {
-        self.is_running = false;
         self.view.refills = false;
         self.pacers.speak = None;
         self.pacers.churn = None;

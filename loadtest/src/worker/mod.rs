@@ -251,7 +251,6 @@ pub struct Worker {
     /// Connections that there are to be.
     due: usize,
     connecting: bool,
-    is_running: bool,
     upgrades_seen: u64,
     connected_ns: u64,
     pacers: Pacers,
@@ -302,7 +301,6 @@ impl Worker {
             handshakes: 0,
             due: 0,
             connecting: false,
-            is_running: false,
             upgrades_seen: 0,
             connected_ns: 0,
             pacers: Pacers::default(),
