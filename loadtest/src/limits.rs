@@ -123,6 +123,7 @@ impl Ports {
 pub fn check(
     clients: usize,
     threads: usize,
+    publishers: usize,
     server_connections_max: Option<u64>,
 ) -> anyhow::Result<()> {
     let descriptors = sys::raise_descriptor_limit().context("raise the descriptor limit")?;
@@ -135,11 +136,12 @@ pub fn check(
         clients as u64 / descriptors.saturating_sub(DESCRIPTORS_SPARE).max(1) + 1
     );
     if let Some(most) = server_connections_max {
+        let wanted = (clients + publishers) as u64;
         ensure!(
-            clients as u64 <= most,
-            "{clients} clients are {} more than the {most} connections that this server takes: \
-             give it more --shards (by --server-args), or raise `ulimit -n`",
-            clients as u64 - most
+            wanted <= most,
+            "{clients} clients and {publishers} publishers are {} more than the {most} connections \
+             that this server takes: give it more --shards (by --server-args), or raise `ulimit -n`",
+            wanted - most
         );
     }
     let open = fs::read_to_string("/proc/sys/fs/file-nr").unwrap_or_default();
@@ -177,14 +179,14 @@ mod tests {
 
     #[test]
     fn limits_that_will_not_do_are_named_before_the_run() {
-        let error = check(10_000_000, 1, None).unwrap_err().to_string();
+        let error = check(10_000_000, 1, 0, None).unwrap_err().to_string();
         assert!(error.contains("--threads"), "{error}");
-        let error = check(100, 1, Some(60)).unwrap_err().to_string();
+        let error = check(98, 1, 2, Some(60)).unwrap_err().to_string();
         assert!(
             error.contains("40 more") && error.contains("--shards"),
             "{error}"
         );
-        check(100, 1, Some(100)).unwrap();
+        check(100, 1, 0, Some(100)).unwrap();
         let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80);
         let error = Ports::plan(target, 1_000_000, Some(1)).unwrap_err();
         assert!(error.to_string().contains("--source-addrs"), "{error}");

@@ -110,7 +110,10 @@ fn more_clients_than_the_server_takes_are_refused_before_the_run() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("30 clients are 10 more"), "{errors}");
+    assert!(
+        errors.contains("30 clients and 0 publishers are 10 more"),
+        "{errors}"
+    );
 }
 
 /// A server, killed at the end of the test.

@@ -84,7 +84,12 @@ pub fn measure(
     let clock = Clock::start();
     let plan = Plan::new(settings, target)?;
     let (poll, gate) = gate()?;
-    limits::check(settings.connections(), plan.threads, target.connections_max)?;
+    limits::check(
+        settings.connections(),
+        plan.threads,
+        plan.publishers(settings),
+        target.connections_max,
+    )?;
     let crew = Crew::assemble(plan.workers(settings, target)?, &gate, clock)?;
     let books = books(settings, target);
     let memories = Memories::read(target)?;
@@ -169,8 +174,8 @@ impl Run<'_> {
         poll: Poll,
         gate: Arc<Gate>,
     ) -> anyhow::Result<Option<Publishers>> {
-        let feeds = self.plan.feeds(self.settings);
-        if feeds.is_empty() && !self.settings.publish {
+        let count = self.plan.publishers(self.settings);
+        if count == 0 {
             return Ok(None);
         }
         let rooms = &self.plan.rooms;
@@ -180,7 +185,7 @@ impl Run<'_> {
             path: &self.plan.path,
             dialect: self.plan.dialect,
             rooms: rooms.names.get(..fed).unwrap_or_default(),
-            count: self.settings.publishers.max(1),
+            count,
             payload_bytes: self.settings.payload,
         };
         Publishers::connect(&plan, &self.crew, (poll, gate), self.clock).map(Some)

@@ -115,6 +115,15 @@ impl Plan {
         main.into_iter().chain(hall).collect()
     }
 
+    /// Connections that only publish.
+    pub(super) fn publishers(&self, settings: &Settings) -> usize {
+        if self.feeds(settings).is_empty() && !settings.publish {
+            0
+        } else {
+            settings.publishers.max(1)
+        }
+    }
+
     /// Watchers in the room of a visitor.
     pub(super) fn watchers_of_visitor(&self, number: usize) -> u64 {
         let room = |role, number: usize| {
