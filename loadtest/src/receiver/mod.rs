@@ -273,11 +273,16 @@ impl Receiver {
             Dialect::Numbered | Dialect::Echo => match message::numbered(payload) {
                 Some((publisher, number, stamp_ns)) => {
                     view.frame_bytes = header.frame_bytes();
-                    if let Some(sub) = self.subs.of(publisher) {
-                        view.deliver(sub, number, || Some(stamp_ns), now_ns);
-                    }
-                    if view.dialect == Dialect::Echo {
-                        self.handle_answer(now_ns, view);
+                    let sub = self.subs.of(publisher);
+                    match (sub, view.dialect) {
+                        (Some(sub), Dialect::Echo) => {
+                            view.deliver_own(sub, number, stamp_ns, now_ns);
+                            self.handle_answer(now_ns, view);
+                        }
+                        (Some(sub), _) => view.deliver(sub, number, || Some(stamp_ns), now_ns),
+                        (None, _) => view
+                            .audit
+                            .fault("a message of a publisher that is not ours"),
                     }
                 }
                 None => view.audit.fault("a message that is none of ours"),

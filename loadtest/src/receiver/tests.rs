@@ -327,6 +327,27 @@ fn a_message_that_comes_back_from_an_echo_is_in_order_once() {
 }
 
 #[test]
+fn an_echo_is_timed_by_its_own_stamp_whoever_had_that_number_before() {
+    let mut view = view();
+    view.dialect = Dialect::Echo;
+    view.measure_from_ns = 0;
+    // Both have a message number 1, sent at 1 ms and at 500 ms, and back a millisecond later.
+    for sent_ns in [1_000_000, 500_000_000] {
+        let mut receiver = receiver();
+        receiver.handle_bytes(&head(), 0, &mut view);
+        view.out.clear();
+        receiver.publish(sent_ns, &mut view);
+        let (header, payload, _) = frame::split(&view.out).unwrap();
+        let mut payload = payload.to_vec();
+        frame::unmask(&mut payload, header.mask.unwrap());
+        let mut echoed = Vec::new();
+        frame::write_unmasked(frame::TEXT, &payload, &mut echoed);
+        receiver.handle_bytes(&echoed, sent_ns + 1_000_000, &mut view);
+    }
+    assert_eq!((view.latency_us.len(), view.latency_us.max()), (2, 1_000));
+}
+
+#[test]
 fn a_recovery_refused_where_nothing_was_missed_is_a_fault() {
     let mut view = view();
     let mut receiver = returning_receiver(&mut view);
