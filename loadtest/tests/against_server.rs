@@ -76,6 +76,20 @@ fn everything_at_once_passes() {
 
 #[test]
 #[ignore = "needs a server: run `cargo xtask test loadtest`"]
+fn a_publisher_that_waits_for_its_one_message_answers_heartbeats() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidewheel-load"))
+        .args("idle --clients 20 --duration 2500ms --publish --server-bin".split(' '))
+        .arg(server_program())
+        // The server takes its flags from there too.
+        .env("TIDEWHEEL_HEARTBEAT_INTERVAL", "1s")
+        .env("TIDEWHEEL_HEARTBEAT_TIMEOUT", "200ms")
+        .output()
+        .unwrap();
+    assert_exit(&output, 0, &["passed: 20 deliveries"]);
+}
+
+#[test]
+#[ignore = "needs a server: run `cargo xtask test loadtest`"]
 fn a_proxy_that_swallows_one_message_fails_the_audit_and_the_ledger() {
     let server = Server::start();
     let proxy = lie(&server.public, r#""offset":20,"#);

@@ -10,6 +10,7 @@ use crate::metrics::Reject;
 use crate::protocol::{ClientId, Event, UserId};
 use crate::session::Class;
 use crate::shard::connection::{Connection, Held, Phase, Timer};
+use crate::shard::timers::beat_from;
 use crate::shard::{Shard, mix};
 use crate::time::Now;
 
@@ -179,7 +180,7 @@ impl Shard {
         let interval = self.config.heartbeat_interval;
         let jitter = self.rng.f64();
         let due = self.now.mono + interval.mul_f64(jitter);
-        let timer = self.wheel.insert(due, Timer::Heartbeat(index));
+        let timer = self.wheel.insert(beat_from(due), Timer::Heartbeat(index));
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };

@@ -10,11 +10,22 @@ use crate::protocol::{Code, Event};
 use crate::shard::Shard;
 use crate::shard::closing::Lag;
 use crate::shard::connection::{FeedId, Phase, Timer};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 /// How much longer than the drain clients wait before they come back, at least: the next process
 /// has to start.
 const RESTART: Duration = Duration::from_secs(1);
+
+/// Pings leave on a beat: a core with many idle connections wakes for some dozens of them at once,
+/// and not for each. Late by so much at most, which is nothing to a heartbeat.
+const BEAT: Duration = Duration::from_millis(20);
+
+/// The first beat that is not before `due`.
+pub(super) fn beat_from(due: Instant) -> Instant {
+    let nanos = due.as_nanos();
+    let beat = nanos.checked_next_multiple_of(BEAT.as_nanos() as u64);
+    Instant::from_nanos(beat.unwrap_or(nanos))
+}
 
 impl Shard {
     /// Does everything that is due.
@@ -97,7 +108,7 @@ impl Shard {
                 self.now.mono + interval.saturating_sub(waited)
             }
         };
-        let timer = self.wheel.insert(due, Timer::Heartbeat(index));
+        let timer = self.wheel.insert(beat_from(due), Timer::Heartbeat(index));
         if let Some(connection) = self.connections.get_mut(index) {
             connection.heartbeat = Some(timer);
         }
@@ -164,5 +175,20 @@ impl Shard {
         {
             self.wheel.cancel(heartbeat);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beat_is_the_first_that_is_not_before_its_time() {
+        let ms = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        for (due, beat) in [(0, 0), (1, 20), (20, 20), (21, 40)] {
+            assert_eq!(beat_from(ms(due)), ms(beat));
+        }
+        let last = Instant::from_nanos(u64::MAX);
+        assert_eq!(beat_from(last), last);
     }
 }

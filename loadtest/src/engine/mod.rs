@@ -244,7 +244,8 @@ impl Run<'_> {
 
     fn load_for(&mut self, feeds: &[Feed], lasts: Duration) -> anyhow::Result<()> {
         let end_ns = self.clock.now_ns().saturating_add(duration_ns(lasts));
-        if let Some(publishers) = self.publishers.as_mut().filter(|_| !feeds.is_empty()) {
+        // With nothing to publish they still answer heartbeats: one more may be asked of them.
+        if let Some(publishers) = &mut self.publishers {
             return publishers.run(&self.crew, feeds, end_ns);
         }
         self.clock.wait_until(end_ns);
