@@ -185,15 +185,16 @@ impl Queue {
         size_of::<Queue>() + self.chunks.capacity() * size_of::<Chunk>() + self.buffer.capacity()
     }
 
-    /// Drops all but the rest of a frame that is under way, or raw bytes at the front; hands what was delivered, and not yet
-    /// counted, and what will not be to the two functions. The rest is kept as raw bytes: its
-    /// frame counts as dropped.
+    /// Drops all but the rest of a frame that is under way, or raw bytes at the front; hands what was
+    /// delivered, and not yet counted, and what will not be to the two functions.
+    ///
+    /// The frame under way goes on waiting, and is no lag any more: the kernel may yet take it whole.
     pub fn abandon(
         &mut self,
         mut delivered: impl FnMut(Kind, u64),
         mut dropped: impl FnMut(Kind, u64),
     ) {
-        let mut rest = Vec::new();
+        let mut rest = None;
         for (i, chunk) in std::mem::take(&mut self.chunks).into_iter().enumerate() {
             let written = if i == 0 { self.written } else { 0 };
             let bytes = chunk.bytes.as_slice();
@@ -205,15 +206,20 @@ impl Queue {
                 Class::Raw => (0, 0),
                 Class::Answer(_) | Class::Data(_) => frames_within(bytes, written),
             };
+            let left = bytes.get(written..end).unwrap_or_default();
             if let Some(kind) = chunk.class.kind() {
                 delivered(kind, whole);
-                dropped(kind, chunk.frames - whole);
+                dropped(kind, chunk.frames - whole - u64::from(!left.is_empty()));
             }
-            rest.extend_from_slice(bytes.get(written..end).unwrap_or_default());
+            if !left.is_empty() {
+                debug_assert!(rest.is_none(), "only the front can be under way");
+                let class = chunk.class.kind().map_or(Class::Raw, Class::Answer);
+                rest = Some((left.to_vec(), class));
+            }
         }
         *self = Queue::default();
-        if !rest.is_empty() {
-            self.push_rest(&rest, Class::Raw, Instant::ORIGIN);
+        if let Some((rest, class)) = rest {
+            self.push_rest(&rest, class, Instant::ORIGIN);
         }
     }
 
@@ -348,7 +354,10 @@ mod tests {
         let (mut delivered, mut dropped) = (0, 0);
         queue.abandon(|_, n| delivered += n, |_, n| dropped += n);
         assert_eq!(contents(&queue), b"\x01b");
-        assert_eq!((delivered, dropped), (1, 2));
+        assert_eq!((delivered, dropped), (1, 1));
+        assert_eq!(queue.data_bytes(), 0);
+        queue.advance(2, |_, n| delivered += n);
+        assert_eq!((delivered, dropped), (2, 1));
     }
 
     #[test]

@@ -133,7 +133,8 @@ impl Shard {
         self.depart(index);
     }
 
-    /// Counts what waits for a connection as not delivered, because it closed with `code`.
+    /// Counts what waits for a connection as not delivered, because it closed with `code`: all but
+    /// a frame that is under way.
     fn give_up_queue(&mut self, index: u32, code: u16) {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
@@ -180,6 +181,12 @@ impl Shard {
             }
         }
         self.give_up_queue(index, code);
+        // The rest of a frame that was under way.
+        if let Some(queue) = self.connections.get(index).and_then(|it| it.queue.as_ref()) {
+            for (kind, n) in queue.pending() {
+                self.metrics.ledger.undelivered(kind, code, n);
+            }
+        }
         let (dialect, state) = super::gauge(phase);
         self.metrics.connections.leave(dialect, state);
         let Some(connection) = self.connections.remove(index) else {
