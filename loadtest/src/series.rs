@@ -114,6 +114,8 @@ struct Sampling<O, W> {
 
 impl<O: Observed, W: FnMut(&Sample)> Sampling<O, W> {
     fn run(mut self, told: &Receiver<Tell>) -> Vec<Sample> {
+        // A later turn on the same clients begins where the counters stand, not at zero.
+        self.meter.begin(&self.observed.observe());
         let mut is_measured = false;
         let mut due_ns = self.due_ns();
         loop {
@@ -174,6 +176,13 @@ impl Meter {
             bytes: 0,
             server_cpu_ns: cpu_ns(server_pid),
         }
+    }
+
+    /// Rates count from here.
+    fn begin(&mut self, now: &Observation) {
+        self.connected = now.connected;
+        self.delivered = now.delivered;
+        self.bytes = now.bytes;
     }
 
     fn read(&mut self, now_ns: u64, now: &Observation) -> Sample {
@@ -359,6 +368,19 @@ mod tests {
         assert!((second.p99_ms.unwrap() - 1.5).abs() < 0.01);
         assert!(second.server_cores.is_some() && second.server_rss_bytes > Some(0));
         assert!(samples.windows(2).all(|pair| pair[0].at_s < pair[1].at_s));
+    }
+
+    #[test]
+    fn a_later_turn_does_not_count_what_came_before_it() {
+        let delivered = Arc::new(AtomicU64::new(1_000_000));
+        let (seen, watched) = mpsc::channel();
+        let clients = Counting(delivered);
+        let watch = move |sample: &Sample| seen.send(*sample).unwrap();
+        let sampler = Sampler::start(Clock::start(), None, clients, watch).unwrap();
+        let first = watched.recv().unwrap();
+        drop(sampler.stop());
+        assert_eq!((first.deliveries_per_s, first.bytes_per_s), (0.0, 0.0));
+        assert_eq!((first.connects_per_s, first.connected), (0.0, 5));
     }
 
     struct Connected(Arc<AtomicU64>);
