@@ -129,19 +129,17 @@ fn command() -> Command {
         let text = scenario::text(name).unwrap_or_default();
         let about = scenario::about(text);
         let first = about.lines().next().unwrap_or_default().to_owned();
-        let scenario = Command::new(name).about(first).after_help(format!(
+        let scenario = Command::new(name).after_help(format!(
             "This scenario's values, which flags change:\n{text}"
         ));
-        command = command.subcommand(Settings::augment_args(scenario));
+        command = command.subcommand(with_settings(scenario, &first));
     }
     let file = Arg::new("file")
         .value_name("FILE")
         .required(true)
         .value_parser(value_parser!(PathBuf))
         .help("A scenario: keys named like the flags, after a comment that tells the experiment");
-    let own = Command::new("run")
-        .about("A scenario of one's own")
-        .arg(file);
+    let own = Command::new("run").arg(file);
     let bare = "The bare loop of send() behind the same clients: what the kernel alone costs";
     let compare = "fan-out and the bare loop by turns: medians and their ratio";
     let number = |name| Arg::new(name).long(name).value_parser(value_parser!(usize));
@@ -154,12 +152,10 @@ fn command() -> Command {
             .help(help)
     };
     command
-        .subcommand(Settings::augment_args(own))
+        .subcommand(with_settings(own, "A scenario of one's own"))
         .subcommand(Command::new("list").about("The scenarios, a line each"))
-        .subcommand(Settings::augment_args(Command::new("baseline").about(bare)))
-        .subcommand(Settings::augment_args(
-            Command::new("compare-baseline").about(compare),
-        ))
+        .subcommand(with_settings(Command::new("baseline"), bare))
+        .subcommand(with_settings(Command::new("compare-baseline"), compare))
         .subcommand(
             Command::new("compare")
                 .about("Two results side by side: what changed, and whether beyond noise")
@@ -177,9 +173,30 @@ fn command() -> Command {
         )
 }
 
+/// Adds the flags of a run, which would give the command an `about` of their own.
+fn with_settings(command: Command, about: &str) -> Command {
+    Settings::augment_args(command).about(about.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_command_and_scenario_says_in_a_line_what_it_is() {
+        for name in scenario::names() {
+            let about = scenario::about(scenario::text(name).unwrap());
+            assert!(about.lines().next().unwrap().ends_with('.'), "{about}");
+        }
+        let mut abouts: Vec<String> = command()
+            .get_subcommands()
+            .map(|it| it.get_about().unwrap().to_string())
+            .collect();
+        let all = abouts.len();
+        abouts.sort();
+        abouts.dedup();
+        assert_eq!(abouts.len(), all, "{abouts:?}");
+    }
 
     fn parse(line: &str) -> anyhow::Result<Task> {
         let all: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
