@@ -65,9 +65,9 @@ fn masthead(outcome: &Outcome, headline: &str) -> String {
     let about: String = outcome
         .about
         .lines()
-        .map(|line| format!("{}<br>", escaped(line.trim())))
+        .map(|line| format!("{}<br>\n", escaped(line.trim())))
         .collect();
-    let about = about.trim_end_matches("<br>");
+    let about = about.trim_end_matches("<br>\n");
     let about = if about.is_empty() {
         String::new()
     } else {

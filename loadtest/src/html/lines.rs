@@ -99,7 +99,8 @@ pub fn medians(timeline: &Timeline<'_>, unit: Unit, value: Value) -> String {
     words.join("; ")
 }
 
-/// When a turn had all the connections it was to have, in seconds since it began.
+/// When a turn had nearly all the connections it was to have, in seconds since it began. Where
+/// clients drop from the beginning, all of them may be there at once only when it ends.
 pub fn full_at_s(span: &Span, turn: &Turn) -> Option<f64> {
     let most = turn
         .series
@@ -110,7 +111,7 @@ pub fn full_at_s(span: &Span, turn: &Turn) -> Option<f64> {
     let points = Timeline::points(span, turn, |sample| Some(sample.connected as f64));
     let mut points = points.into_iter().flatten();
     points
-        .find(|point| point.1 >= most as f64)
+        .find(|point| point.1 >= most as f64 * 0.98)
         .map(|(at_s, _)| at_s - span.from_s)
 }
 

@@ -266,9 +266,13 @@ fn passed(outcome: &Outcome) -> String {
     } else {
         ", and what did not arrive was accounted for"
     };
+    let ledger = match outcome.turns.iter().any(|turn| !turn.ledger.is_empty()) {
+        true => " The server's own ledger agrees.",
+        false => "",
+    };
     format!(
         "Every receiver checked every offset: {} arrived in order, none lost, repeated or reordered \
-         without a word{but}.",
+         without a word{but}.{ledger}",
         counted(delivered, "delivery")
     )
 }

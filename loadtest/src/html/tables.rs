@@ -138,12 +138,18 @@ fn resources(outcome: &Outcome) -> String {
             turn.server
                 .map_or(ABSENT.into(), |it| bytes(it.rss_anon_bytes))
         }),
-        ("TCP sockets", |turn| match turn.kernel.tcp_sockets {
-            0 => ABSENT.into(),
-            sockets => count(sockets),
+        ("machine's TCP sockets", |turn| {
+            match turn.kernel.tcp_sockets {
+                0 => ABSENT.into(),
+                sockets => count(sockets),
+            }
         }),
-        ("TCP buffers", |turn| bytes(turn.kernel.tcp_buffer_bytes)),
-        ("kernel objects", |turn| bytes(turn.kernel.slab_bytes)),
+        ("machine's TCP buffers", |turn| {
+            bytes(turn.kernel.tcp_buffer_bytes)
+        }),
+        ("machine's kernel objects", |turn| {
+            bytes(turn.kernel.slab_bytes)
+        }),
     ];
     by_turn("What it took", outcome, &columns, |turn| Some(turn))
 }
