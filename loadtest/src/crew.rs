@@ -340,7 +340,7 @@ impl Crew {
         match self.reports.recv_timeout(timeout) {
             Ok(Report::Broken(why)) => bail!("a worker gave up: {why}"),
             Ok(report) => Ok(report),
-            Err(_) => bail!("no report from a worker within {timeout:?}"),
+            Err(_) => bail!("no report from a worker within {timeout:.1?}"),
         }
     }
 }

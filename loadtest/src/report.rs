@@ -75,14 +75,23 @@ pub fn turn(turn: &Turn) -> String {
 
 fn headline(turn: &Turn) -> String {
     let phase = turn.phase.as_ref().map(|it| format!(", {it}"));
+    let frame = match turn.frame_bytes {
+        0 => String::new(),
+        bytes => format!(", frame {bytes} B"),
+    };
     format!(
-        "{} clients, {} rooms, frame {} B, {:.1} s{}",
-        grouped(turn.connections as f64),
-        grouped(turn.rooms as f64),
-        turn.frame_bytes,
+        "{}, {}{frame}, {:.1} s{}",
+        counted(turn.connections as u64, "client"),
+        counted(turn.rooms as u64, "room"),
         turn.seconds,
         phase.unwrap_or_default()
     )
+}
+
+/// A count, and the noun for as many.
+fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(count as f64))
 }
 
 fn deliveries(turn: &Turn) -> String {
@@ -123,8 +132,8 @@ fn cpu(turn: &Turn) -> String {
     let each = |cpu_ns: u64| match turn.deliveries {
         0 => String::new(),
         deliveries => format!(
-            "{:.0} ns a delivery, ",
-            ratio(cpu_ns as f64, deliveries as f64)
+            "{} ns a delivery, ",
+            grouped(ratio(cpu_ns as f64, deliveries as f64))
         ),
     };
     let switches = |it: &crate::outcome::Side| it.switches_voluntary + it.switches_involuntary;
@@ -155,7 +164,7 @@ fn memory(turn: &Turn) -> String {
         )
     });
     format!(
-        "{server}clients {}; kernel: {} TCP sockets, {} in buffers",
+        "{server}clients {}; whole machine: {} TCP sockets, {} in buffers",
         bytes(turn.client.rss_bytes as f64),
         grouped(turn.kernel.tcp_sockets as f64),
         bytes(turn.kernel.tcp_buffer_bytes as f64)
@@ -168,10 +177,13 @@ fn audited(turn: &Turn) -> String {
         0 => "passed",
         _ => "FAILED",
     };
-    let mut notes = vec![format!(
-        "{verdict}: {} deliveries in order",
-        grouped(audit.delivered as f64)
-    )];
+    let mut notes = vec![match (audit.delivered, turn.failures.len()) {
+        (0, 0) => format!("{verdict}: no message was due to anyone"),
+        (delivered, _) => format!(
+            "{verdict}: {} deliveries in order",
+            grouped(delivered as f64)
+        ),
+    }];
     if audit.announced_missed > 0 {
         notes.push(format!("{} announced as missed", audit.announced_missed));
     }
@@ -223,13 +235,15 @@ pub fn summary(outcome: &Outcome) -> String {
             it.p99_ms
         );
     }
-    if let [first, second] = &medians[..] {
-        let _ = writeln!(
-            text,
-            "ratio       deliveries {:.2}  server CPU per delivery {:.2}",
-            ratio(first.deliveries_per_s, second.deliveries_per_s),
-            ratio(first.server_ns, second.server_ns)
-        );
+    if let [first, others @ ..] = &medians[..] {
+        for (subject, other) in subjects[1..].iter().zip(others) {
+            let _ = writeln!(
+                text,
+                "ratio       deliveries {:.2}  server CPU per delivery {:.2}  to {subject}",
+                ratio(first.deliveries_per_s, other.deliveries_per_s),
+                ratio(first.server_ns, other.server_ns)
+            );
+        }
     }
     text
 }
@@ -264,6 +278,39 @@ impl Medians {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_other_subject_has_its_ratio() {
+        let turn = |subject: &str, deliveries| Turn {
+            subject: subject.into(),
+            seconds: 1.0,
+            deliveries,
+            ..Turn::default()
+        };
+        let mut outcome = crate::outcome_samples::empty();
+        outcome.turns = vec![turn("a", 300), turn("b", 200), turn("c", 100)];
+        let text = summary(&outcome);
+        assert!(
+            text.contains("deliveries 1.50") && text.contains("to b"),
+            "{text}"
+        );
+        assert!(
+            text.contains("deliveries 3.00") && text.contains("to c"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_headline_counts_in_words_that_fit() {
+        let mut one = Turn {
+            connections: 1,
+            rooms: 2,
+            ..Turn::default()
+        };
+        assert_eq!(headline(&one), "1 client, 2 rooms, 0.0 s");
+        one.frame_bytes = 300;
+        assert!(headline(&one).contains("frame 300 B"));
+    }
 
     #[test]
     fn a_turn_tells_its_failures_or_that_it_passed() {

@@ -403,8 +403,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
-/// Reads `128`, `4k` or `1m`, in bytes.
+/// Reads `128`, `4k` or `1m`, in bytes, and the server's `4KiB` and `1MiB`, which are as much.
 fn size(text: &str) -> Result<usize, String> {
+    let short = text.strip_suffix("iB");
+    let text = short.filter(|it| it.ends_with(['K', 'M'])).unwrap_or(text);
     let (number, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (text.get(..text.len() - 1), 1024),
         Some(b'm' | b'M') => (text.get(..text.len() - 1), 1024 * 1024),
@@ -413,7 +415,7 @@ fn size(text: &str) -> Result<usize, String> {
     let number: Option<usize> = number.and_then(|number| number.parse().ok());
     number
         .and_then(|number| number.checked_mul(unit))
-        .ok_or("a size like 128, 4k or 1m".into())
+        .ok_or("a size like 128, 4k (4,096) or 1m".into())
 }
 
 fn payload(text: &str) -> Result<usize, String> {
@@ -469,7 +471,8 @@ mod tests {
         for wrong in ["", "s", "10", "-1s", "1x"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["", "k", "-1", "1g"] {
+        assert_eq!((size("1KiB"), size("2MiB")), (Ok(1024), Ok(2 << 20)));
+        for wrong in ["", "k", "-1", "1g", "4iB", "1kB"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
     }

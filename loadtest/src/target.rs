@@ -93,7 +93,8 @@ impl Target {
         let admin = self
             .admin
             .context("the address of the admin listener is not known")?;
-        let mut stream = TcpStream::connect(admin)?;
+        let mut stream =
+            TcpStream::connect(admin).with_context(|| format!("GET http://{admin}/metrics"))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         // HTTP/1.0: no chunks, and the end of the body is the end of the connection.
         write!(stream, "GET /metrics HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;

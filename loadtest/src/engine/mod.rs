@@ -135,7 +135,10 @@ fn books(settings: &Settings, target: &Target) -> Option<Books> {
     match Books::read(target) {
         Ok(books) => Some(books),
         Err(error) => {
-            eprintln!("the ledger is not checked: {error:#}");
+            eprintln!(
+                "the ledger is not checked: {error:#}; --admin-url says where it is, \
+                 --ledger=false leaves it out"
+            );
             None
         }
     }
