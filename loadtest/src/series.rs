@@ -73,8 +73,12 @@ impl Sampler {
         watch: impl FnMut(&Sample) + Send + 'static,
     ) -> anyhow::Result<Sampler> {
         let (tell, told) = mpsc::channel();
+        let mut meter = Meter::new(clock.now_ns(), server_pid);
+        // A later turn on the same clients begins where the counters stand, not at zero. Read before
+        // the thread is there: who starts it may open connections as soon as it returns.
+        meter.begin(&observed.observe());
         let sampling = Sampling {
-            meter: Meter::new(clock.now_ns(), server_pid),
+            meter,
             series: Series::new(INTERVAL),
             is_ramping: true,
             clock,
@@ -114,8 +118,6 @@ struct Sampling<O, W> {
 
 impl<O: Observed, W: FnMut(&Sample)> Sampling<O, W> {
     fn run(mut self, told: &Receiver<Tell>) -> Vec<Sample> {
-        // A later turn on the same clients begins where the counters stand, not at zero.
-        self.meter.begin(&self.observed.observe());
         let mut is_measured = false;
         let mut due_ns = self.due_ns();
         loop {
