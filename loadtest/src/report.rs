@@ -81,8 +81,8 @@ fn headline(turn: &Turn) -> String {
     };
     format!(
         "{}, {}{frame}, {:.1} s{}",
-        counted(turn.connections as u64, "client"),
-        counted(turn.rooms as u64, "room"),
+        counted(turn.connections, "client"),
+        counted(turn.rooms, "room"),
         turn.seconds,
         phase.unwrap_or_default()
     )
