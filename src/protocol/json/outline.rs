@@ -97,11 +97,17 @@ impl Outline {
 
     fn member(&mut self, scanner: &mut Scanner<'_>, level: Level<'_>) -> Result<(), NotJson> {
         let (name, spelling) = scanner.name()?;
-        let is_opaque = level.is_opaque(scanner.bytes(name.clone()));
         let Some(name) = self.place(scanner, name, spelling) else {
             // Half a surrogate pair: no name of ours.
             return scanner.value().map(drop);
         };
+        let is_opaque = level.is_opaque(match &name {
+            Place::Text(range) => scanner.bytes(range.clone()),
+            Place::Unescaped(range) => {
+                let unescaped = self.unescaped.get(range.clone());
+                unescaped.unwrap_or_default().as_bytes()
+            }
+        });
         let (start, slot) = (scanner.at(), self.marks.len());
         self.marks.push(Mark {
             name,
@@ -158,8 +164,8 @@ enum Level<'o> {
 }
 
 impl Level<'_> {
-    /// Whether the value of the member called `name` is not to be looked into. A name written with
-    /// escapes is not recognised here, which costs some marks and changes nothing.
+    /// Whether the value of the member called `name`, escapes undone, is not to be looked into. One
+    /// that is looked into may be a level deeper than any other value.
     fn is_opaque(self, name: &[u8]) -> bool {
         match self {
             Level::Top { opaque } => name == opaque,
