@@ -21,6 +21,8 @@ pub struct Audit {
     pub out_of_order: u64,
     /// Messages announced as missed by `messages_missed`.
     pub announced_missed: u64,
+    /// Messages with a payload that nobody published to their room.
+    pub altered: u64,
     /// Announcements that do not follow on from the last message.
     pub announced_wrongly: u64,
     /// Messages that an open connection still lacked at the end.
@@ -57,6 +59,15 @@ impl Audit {
         }
     }
 
+    /// The message of this offset does not carry what was published.
+    #[cold]
+    pub fn altered(&mut self, offset: u64) {
+        self.altered += 1;
+        self.first_fault.get_or_insert_with(|| {
+            format!("the message of offset {offset} carries what nobody published to its room")
+        });
+    }
+
     /// Something the protocol does not allow.
     #[cold]
     pub fn fault(&mut self, what: &str) {
@@ -73,6 +84,7 @@ impl Audit {
         self.repeats += other.repeats;
         self.out_of_order += other.out_of_order;
         self.announced_missed += other.announced_missed;
+        self.altered += other.altered;
         self.announced_wrongly += other.announced_wrongly;
         self.missing_at_end += other.missing_at_end;
         self.undelivered_closed += other.undelivered_closed;
@@ -101,6 +113,7 @@ impl Audit {
             (self.gaps, "gaps in the offsets"),
             (self.repeats, "repeated messages"),
             (self.out_of_order, "messages out of order"),
+            (self.altered, "messages that were altered"),
             (
                 self.announced_wrongly,
                 "messages_missed that do not follow on",

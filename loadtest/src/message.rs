@@ -3,7 +3,9 @@
 //! A delivered message is recognised by position:
 //! `{"type":"message","room":"load","offset":17,"payload":"00000000001234567890….."…}`.
 //! The payload is a JSON string that begins with the publish time, [`STAMP_DIGITS`] digits of
-//! nanoseconds. Everything else is rare and goes through serde.
+//! nanoseconds. What fills it up follows from the room and from that time, so that a payload which
+//! was altered, or put under another room, is known for it. Everything else is rare and goes through
+//! serde.
 
 use std::borrow::Cow;
 
@@ -34,18 +36,26 @@ const OFFSET: &[u8] = b",\"offset\":";
 
 /// What every message of one room begins with, up to the digits of its offset.
 #[derive(Clone, Debug)]
-pub struct Prefix(Vec<u8>);
+pub struct Prefix {
+    text: Vec<u8>,
+    /// What the room has to do with the filler of its messages.
+    seed: u64,
+}
 
 impl Prefix {
     /// The prefix for `room`, whose name needs no JSON escapes.
     pub fn new(room: &str) -> Prefix {
-        Prefix(format!("{{\"type\":\"message\",\"room\":\"{room}\",\"offset\":").into_bytes())
+        let text = format!("{{\"type\":\"message\",\"room\":\"{room}\",\"offset\":");
+        Prefix {
+            text: text.into_bytes(),
+            seed: seed_of(room),
+        }
     }
 
     /// The offset of such a message, and what follows it.
     #[inline]
     pub fn offset<'a>(&self, payload: &'a [u8]) -> Option<(u64, &'a [u8])> {
-        leading_number(payload.strip_prefix(self.0.as_slice())?)
+        leading_number(payload.strip_prefix(self.text.as_slice())?)
     }
 }
 
@@ -184,23 +194,90 @@ pub fn parse(payload: &[u8]) -> Option<Notice> {
     })
 }
 
-/// Writes what we send: one filler for all of it.
+/// Writes what we send, and knows it again.
 #[derive(Clone, Debug)]
 pub struct Pen {
-    filler: String,
-    /// How much of it goes into a numbered message.
+    /// Letters without a pattern; a message has those from some place on.
+    letters: Vec<u8>,
+    /// How many of them are in a message.
+    filler: usize,
+    /// And in a numbered one.
     short_filler: usize,
     scratch: Vec<u8>,
+}
+
+/// At how many places a message's filler may begin, as a power of two.
+const PLACES_BITS: u32 = 12;
+
+/// Letters that follow from nothing but their place (an xorshift of fixed seed).
+fn letters(count: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let letter = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        b'a' + (state >> 32) as u8 % 26
+    };
+    std::iter::repeat_with(letter).take(count).collect()
+}
+
+/// FNV-1a.
+fn seed_of(room: &str) -> u64 {
+    let bytes = room.bytes();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+/// Where the filler of a message begins that carries `stamp` in the room of `seed`.
+#[inline]
+fn place_of(seed: u64, stamp: &[u8; STAMP_DIGITS]) -> usize {
+    let word = |at: usize| {
+        let digits = stamp.get(at..).and_then(|rest| rest.first_chunk());
+        u64::from_le_bytes(digits.copied().unwrap_or_default())
+    };
+    let mixed = seed ^ word(0).rotate_left(29) ^ word(8).rotate_left(11) ^ word(12);
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PLACES_BITS)) as usize
 }
 
 impl Pen {
     /// For payloads of `payload_bytes` (at least [`PAYLOAD_BYTES_MIN`]).
     pub fn new(payload_bytes: usize) -> Pen {
         Pen {
-            filler: "x".repeat(payload_bytes.saturating_sub(PAYLOAD_BYTES_MIN)),
+            letters: letters(payload_bytes + (1 << PLACES_BITS)),
+            filler: payload_bytes.saturating_sub(PAYLOAD_BYTES_MIN),
             short_filler: payload_bytes.saturating_sub(NUMBERED_BYTES_MIN),
             scratch: Vec::new(),
         }
+    }
+
+    #[inline]
+    fn filler(&self, seed: u64, stamp: &[u8; STAMP_DIGITS], bytes: usize) -> &[u8] {
+        let place = place_of(seed, stamp);
+        self.letters.get(place..place + bytes).unwrap_or_default()
+    }
+
+    /// Whether what follows the offset of a message of the room of `prefix` begins with a payload
+    /// that [`Pen::publish`] wrote for that room, and ends as a message does.
+    #[inline]
+    pub fn is_intact(&self, prefix: &Prefix, after_offset: &[u8]) -> bool {
+        let text = after_offset.strip_prefix(BEFORE_STAMP);
+        let Some((stamp, rest)) = text.and_then(|text| text.split_first_chunk()) else {
+            return false;
+        };
+        let filler = self.filler(prefix.seed, stamp, self.filler);
+        let is_closed = |rest: &[u8]| rest.starts_with(b"\"") && rest.ends_with(b"}");
+        stamp.iter().all(u8::is_ascii_digit) && rest.strip_prefix(filler).is_some_and(is_closed)
+    }
+
+    /// Whether a message without rooms is one that [`Pen::number`] wrote.
+    pub fn is_number_intact(&self, payload: &[u8]) -> bool {
+        let Some((stamp, rest)) = payload.split_first_chunk() else {
+            return false;
+        };
+        let filler = rest.get(PUBLISHER_DIGITS + NUMBER_DIGITS..);
+        let filler = filler.and_then(|it| it.strip_prefix(b" "));
+        filler == Some(self.filler(0, stamp, self.short_filler))
     }
 
     /// Appends one masked frame that publishes to `room` and carries `stamp_ns`.
@@ -210,8 +287,10 @@ impl Pen {
         scratch.extend_from_slice(b"{\"type\":\"message\",\"room\":\"");
         scratch.extend_from_slice(room.as_bytes());
         scratch.extend_from_slice(b"\",\"payload\":\"");
-        write_digits(stamp_ns, STAMP_DIGITS, scratch);
-        scratch.extend_from_slice(self.filler.as_bytes());
+        let stamp = write_stamp(stamp_ns, scratch);
+        let place = place_of(seed_of(room), &stamp);
+        let filler = self.letters.get(place..place + self.filler);
+        scratch.extend_from_slice(filler.unwrap_or_default());
         scratch.extend_from_slice(b"\"}");
         frame::write_masked(frame::TEXT, scratch, out);
     }
@@ -221,12 +300,13 @@ impl Pen {
     pub fn number(&mut self, publisher: u32, number: u64, stamp_ns: u64, out: &mut Vec<u8>) {
         let scratch = &mut self.scratch;
         scratch.clear();
-        write_digits(stamp_ns, STAMP_DIGITS, scratch);
+        let stamp = write_stamp(stamp_ns, scratch);
         write_digits(u64::from(publisher), PUBLISHER_DIGITS, scratch);
         write_digits(number, NUMBER_DIGITS, scratch);
         scratch.push(b' ');
-        let filler = self.filler.as_bytes();
-        scratch.extend_from_slice(filler.get(..self.short_filler).unwrap_or_default());
+        let place = place_of(0, &stamp);
+        let filler = self.letters.get(place..place + self.short_filler);
+        scratch.extend_from_slice(filler.unwrap_or_default());
         frame::write_masked(frame::TEXT, scratch, out);
     }
 }
@@ -243,6 +323,12 @@ pub fn numbered(payload: &[u8]) -> Option<(u32, u64, u64)> {
     };
     let publisher = u32::try_from(all(publisher)?).ok()?;
     Some((publisher, all(number)?, all(stamp)?))
+}
+
+/// Appends the digits of a publish time, and tells them.
+fn write_stamp(stamp_ns: u64, out: &mut Vec<u8>) -> [u8; STAMP_DIGITS] {
+    write_digits(stamp_ns, STAMP_DIGITS, out);
+    out.last_chunk().copied().unwrap_or([b'0'; STAMP_DIGITS])
 }
 
 /// Appends `number` with leading zeros up to `digits`.
@@ -303,7 +389,7 @@ pub fn frame_bytes(room: &str, payload_bytes: usize) -> usize {
 /// The bytes of a message without metadata, with an offset of seven digits.
 pub fn bare_bytes(room: &str, payload_bytes: usize) -> usize {
     // The stamp's opening quote is part of the payload.
-    Prefix::new(room).0.len() + 7 + BEFORE_STAMP.len() - 1 + payload_bytes + 1
+    Prefix::new(room).text.len() + 7 + BEFORE_STAMP.len() - 1 + payload_bytes + 1
 }
 
 #[cfg(test)]
@@ -401,6 +487,34 @@ mod tests {
                 (text.len() + 2, stamp_of(text.as_bytes())),
                 (payload_bytes, Some(77))
             );
+        }
+    }
+
+    #[test]
+    fn a_payload_that_was_altered_or_is_of_another_room_is_known_for_it() {
+        let mut pen = Pen::new(64);
+        let mut delivered = |room: &str, stamp_ns| {
+            let mut wire = Vec::new();
+            pen.publish(room, stamp_ns, &mut wire);
+            let (header, payload, _) = frame::split(&wire).unwrap();
+            let mut payload = payload.to_vec();
+            frame::unmask(&mut payload, header.mask.unwrap());
+            let value: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            format!(",\"payload\":{},\"metadata\":{{}}}}", value["payload"])
+        };
+        let prefix = Prefix::new("load-1");
+        let good = delivered("load-1", 123_456_789_012);
+        let other_room = delivered("load-2", 123_456_789_012);
+        let stamp = good.replace("0123456789012", "0123456789013");
+        let pen = Pen::new(64);
+        assert!(pen.is_intact(&prefix, good.as_bytes()));
+        assert!(!pen.is_intact(&prefix, other_room.as_bytes()));
+        assert!(!pen.is_intact(&prefix, stamp.as_bytes()));
+        assert!(!pen.is_intact(&prefix, &good.as_bytes()[..good.len() - 2]));
+        for at in 0..",\"payload\":\"".len() + 62 {
+            let mut spoilt = good.clone().into_bytes();
+            spoilt[at] ^= 1;
+            assert!(!pen.is_intact(&prefix, &spoilt), "{at}");
         }
     }
 

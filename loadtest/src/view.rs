@@ -187,6 +187,15 @@ impl View {
         number
     }
 
+    /// Holds what follows the offset of a message against what is published to its room.
+    #[inline]
+    pub fn check_payload(&mut self, role: Role, room: u32, offset: u64, after_offset: &[u8]) {
+        let prefix = self.rooms.get(room as usize).map(|room| &room.prefix);
+        if !prefix.is_some_and(|prefix| self.pen.is_intact(prefix, after_offset)) {
+            self.audit_of(role).altered(offset);
+        }
+    }
+
     /// A client in good standing got `offset` in the room of `sub`.
     #[inline]
     pub fn deliver(

@@ -92,7 +92,9 @@ fn a_publisher_that_waits_for_its_one_message_answers_heartbeats() {
 #[ignore = "needs a server: run `cargo xtask test loadtest`"]
 fn a_proxy_that_swallows_one_message_fails_the_audit_and_the_ledger() {
     let server = Server::start();
-    let proxy = lie(&server.public, r#""offset":20,"#);
+    let proxy = lie(&server.public, |payload| {
+        !contains(payload, r#""offset":20,"#)
+    });
     let output = tidewheel_load(&format!(
         "fan-out --url ws://{proxy} --admin-url http://{} --clients 5 --rate 200 \
          --warmup 50ms --duration 250ms --grace 300ms",
@@ -103,6 +105,26 @@ fn a_proxy_that_swallows_one_message_fails_the_audit_and_the_ledger() {
         1,
         &["5 gaps in the offsets", "the server's ledger has"],
     );
+}
+
+#[test]
+#[ignore = "needs a server: run `cargo xtask test loadtest`"]
+fn a_proxy_that_alters_one_letter_of_a_payload_fails_the_audit() {
+    let server = Server::start();
+    let proxy = lie(&server.public, |payload| {
+        if contains(payload, r#""offset":20,"#) {
+            let text = String::from_utf8_lossy(payload);
+            let at = text.find(r#""metadata""#).unwrap();
+            payload[at - 5] ^= 1;
+        }
+        true
+    });
+    let output = tidewheel_load(&format!(
+        "fan-out --url ws://{proxy} --admin-url http://{} --clients 5 --rate 200 \
+         --warmup 50ms --duration 250ms --grace 300ms",
+        server.admin
+    ));
+    assert_exit(&output, 1, &["5 messages that were altered"]);
 }
 
 #[test]
@@ -171,8 +193,15 @@ impl Drop for Server {
     }
 }
 
-/// A proxy that leaves out every message to a client that contains `swallowed`.
-fn lie(server: &str, swallowed: &'static str) -> String {
+/// What a proxy does to a message: it may change it, and says whether to pass it on.
+type Lie = fn(&mut Vec<u8>) -> bool;
+
+fn contains(payload: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(payload).contains(text)
+}
+
+/// A proxy that does so to every message to a client.
+fn lie(server: &str, lie: Lie) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = server.to_owned();
@@ -181,14 +210,14 @@ fn lie(server: &str, swallowed: &'static str) -> String {
             let server = TcpStream::connect(&server).unwrap();
             let (mut up, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             thread::spawn(move || std::io::copy(&mut up, &mut to));
-            thread::spawn(move || pass_on(server, client, swallowed));
+            thread::spawn(move || pass_on(server, client, lie));
         }
     });
     address
 }
 
 /// Passes the response head and frames on, until either end goes.
-fn pass_on(mut server: TcpStream, mut client: TcpStream, swallowed: &str) -> Option<()> {
+fn pass_on(mut server: TcpStream, mut client: TcpStream, lie: Lie) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -210,8 +239,7 @@ fn pass_on(mut server: TcpStream, mut client: TcpStream, swallowed: &str) -> Opt
         };
         let mut payload = vec![0; length];
         server.read_exact(&mut payload).ok()?;
-        let text = String::from_utf8_lossy(&payload);
-        if text.starts_with(r#"{"type":"message","#) && text.contains(swallowed) {
+        if payload.starts_with(br#"{"type":"message","#) && !lie(&mut payload) {
             continue;
         }
         frame.extend_from_slice(&payload);

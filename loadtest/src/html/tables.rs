@@ -203,7 +203,7 @@ fn counts(outcome: &Outcome) -> String {
 }
 
 fn audit(outcome: &Outcome) -> String {
-    let lines: [Column<Audit>; 13] = [
+    let lines: [Column<Audit>; 14] = [
         ("receivers that were joined", |audit| count(audit.receivers)),
         ("messages that arrived, in order", |audit| {
             count(audit.delivered)
@@ -214,6 +214,7 @@ fn audit(outcome: &Outcome) -> String {
         }),
         ("messages that came twice", |audit| count(audit.repeats)),
         ("messages out of order", |audit| count(audit.out_of_order)),
+        ("messages that were altered", |audit| count(audit.altered)),
         ("messages missing at the end", |audit| {
             count(audit.missing_at_end)
         }),

@@ -245,6 +245,9 @@ impl Receiver {
             && let Some((offset, after)) = room.prefix.offset(payload)
         {
             view.frame_bytes = header.frame_bytes();
+            if !view.pen.is_intact(&room.prefix, after) {
+                view.audit.altered(offset);
+            }
             view.deliver(sub, offset, || message::stamp_ns(after), now_ns);
         } else if header.first == frame::TEXT && self.stage == Stage::Joined {
             self.handle_text(header, payload, now_ns, view);
@@ -263,6 +266,7 @@ impl Receiver {
                     && let Some(sub) = self.subs.of(room).filter(|sub| sub.next > 0)
                 {
                     view.frame_bytes = header.frame_bytes();
+                    view.check_payload(self.role, room, offset, after);
                     view.deliver(sub, offset, || message::stamp_ns(after), now_ns);
                 } else if message::is_message_sent(payload) {
                     self.handle_sent(payload, now_ns, view);
@@ -273,6 +277,9 @@ impl Receiver {
             Dialect::Numbered | Dialect::Echo => match message::numbered(payload) {
                 Some((publisher, number, stamp_ns)) => {
                     view.frame_bytes = header.frame_bytes();
+                    if !view.pen.is_number_intact(payload) {
+                        view.audit.altered(number);
+                    }
                     let sub = self.subs.of(publisher);
                     match (sub, view.dialect) {
                         (Some(sub), Dialect::Echo) => {
@@ -347,6 +354,7 @@ impl Receiver {
         if let Some((name, offset, after)) = message::any_room(payload)
             && let Some(room) = view.room_number(name, self.subs.as_slice())
         {
+            view.check_payload(self.role, room, offset, after);
             return self.deliver_aside(room, offset, message::stamp_ns(after), now_ns, view);
         }
         if message::is_message_sent(payload) {

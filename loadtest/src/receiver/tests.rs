@@ -7,7 +7,7 @@ use crate::view::RoomView;
 fn view() -> View {
     let rooms = vec![RoomView::new("load", 0, 64)];
     let dialect = Dialect::Rooms(JoinBy::Message);
-    View::new(rooms, dialect, 64, [].into()).unwrap()
+    View::new(rooms, dialect, 22, [].into()).unwrap()
 }
 
 fn receiver() -> Receiver {
