@@ -29,6 +29,17 @@ impl Verdict {
     }
 }
 
+/// Finds out whether `path` can be written, and leaves it as it is.
+pub fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let is_new = !path.exists();
+    let opened = fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("write {}", path.display()))?;
+    if is_new {
+        fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Writes the outcome as JSON where that is asked for.
 pub fn write_json(path: Option<&Path>, outcome: &Outcome) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };

@@ -23,6 +23,10 @@ pub fn run(name: &str, about: &str, settings: &Settings) -> anyhow::Result<Verdi
         !settings.against_baseline || (settings.rooms == 1 && !settings.clients_speak()),
         "the bare loop has one room and takes publishes of --publishers only: give --rooms 1"
     );
+    // Not to be found out after an hour.
+    for path in settings.json.iter().chain(&settings.report) {
+        report::check_writable(path)?;
+    }
     let mut outcome = begin(name, about, settings)?;
     let bars = Bars::new(settings.quiet);
     for _ in 0..settings.repeat {

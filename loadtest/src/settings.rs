@@ -11,6 +11,9 @@ use serde::{Serialize, Serializer};
 
 use crate::message::PAYLOAD_BYTES_MIN;
 
+/// The largest payload: servers take less, and every worker holds some of it.
+const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+
 /// What speaks at the other end, and by which rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -248,7 +251,7 @@ pub struct Settings {
         value_name = "BYTES",
         default_value = "64"
     )]
-    #[arg(value_parser = size)]
+    #[arg(value_parser = some_bytes)]
     pub trickle_bytes: usize,
     /// Time between two such reads of one client
     #[arg(
@@ -423,6 +426,10 @@ fn payload(text: &str) -> Result<usize, String> {
         bytes if bytes < PAYLOAD_BYTES_MIN => Err(format!(
             "at least {PAYLOAD_BYTES_MIN}: the publish time stands in it"
         )),
+        bytes if bytes > PAYLOAD_BYTES_MAX => Err(format!(
+            "at most {}m: each connection's messages are held in memory",
+            PAYLOAD_BYTES_MAX >> 20
+        )),
         bytes => Ok(bytes),
     }
 }
@@ -434,10 +441,21 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// How many of something there may be: for each there is memory before the run begins.
+const COUNT_MAX: usize = 10_000_000;
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err("a whole number of 1 or more".into()),
+        Ok(number @ 1..=COUNT_MAX) => Ok(number),
+        _ => Err("a whole number from 1 to 10,000,000".into()),
+    }
+}
+
+/// A size that is not nothing: who reads nothing at a time never gets on.
+fn some_bytes(text: &str) -> Result<usize, String> {
+    match size(text)? {
+        0 => Err("a size of 1 or more".into()),
+        bytes => Ok(bytes),
     }
 }
 
@@ -480,6 +498,9 @@ mod tests {
     #[test]
     fn payloads_rates_and_rooms_have_bounds() {
         assert!(payload("21").is_err() && payload("22").is_ok());
+        assert!(payload("16m").is_ok() && payload("17m").is_err());
+        assert!(at_least_one("0").is_err() && at_least_one("4294967295").is_err());
+        assert!(some_bytes("0").is_err() && some_bytes("1").is_ok());
         assert!(rate("-1").is_err() && rate("nan").is_err() && rate("0.5").is_ok());
         assert!(room("a b").is_err() && room("").is_err() && room("load-1").is_ok());
     }

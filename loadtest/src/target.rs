@@ -99,7 +99,8 @@ impl Target {
         // HTTP/1.0: no chunks, and the end of the body is the end of the connection.
         write!(stream, "GET /metrics HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        // What does not end is not held in memory until there is none.
+        stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
         match answer.split_once("\r\n\r\n") {
             Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
             _ => bail!(
@@ -109,6 +110,9 @@ impl Target {
         }
     }
 }
+
+/// The longest answer that is read from an admin listener.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 impl Drop for Target {
     fn drop(&mut self) {

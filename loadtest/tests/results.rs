@@ -22,6 +22,32 @@ fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+#[test]
+fn a_result_that_cannot_be_written_is_found_out_before_the_run() {
+    for flag in ["--json", "--report"] {
+        for path in ["/", "/nonexistent/file"] {
+            let output = tidewheel_load(&[
+                "idle",
+                "--target",
+                "bare-loop",
+                "--clients",
+                "5",
+                "--duration",
+                "1h",
+                "--quiet",
+                flag,
+                path,
+            ]);
+            assert_eq!(output.status.code(), Some(2));
+            assert!(
+                said(&output).contains(&format!("write {path}: ")),
+                "{}",
+                said(&output)
+            );
+        }
+    }
+}
+
 /// A short run with connections alone; its result.
 fn idle_run(name: &str) -> (PathBuf, PathBuf, Output) {
     let (json, page) = (file(&format!("{name}.json")), file(&format!("{name}.html")));
