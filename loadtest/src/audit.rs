@@ -21,7 +21,9 @@ pub struct Audit {
     pub out_of_order: u64,
     /// Messages announced as missed by `messages_missed`.
     pub announced_missed: u64,
-    /// Messages with a payload that nobody published to their room.
+    /// Messages with a payload that nobody published to their room. Results from before this was
+    /// looked at lack it.
+    #[serde(default)]
     pub altered: u64,
     /// Announcements that do not follow on from the last message.
     pub announced_wrongly: u64,
@@ -164,6 +166,16 @@ mod tests {
         assert_eq!((audit.gaps, audit.missing_in_gaps), (1, 3));
         assert_eq!((audit.repeats, audit.out_of_order), (1, 1));
         assert_eq!(audit.failures(false).len(), 3);
+    }
+
+    #[test]
+    fn an_altered_message_fails_and_older_results_are_read_without_the_count() {
+        let mut audit = Audit::default();
+        audit.altered(7);
+        assert_eq!(audit.failures(false).len(), 2);
+        let mut older = serde_json::to_value(Audit::default()).unwrap();
+        older.as_object_mut().unwrap().remove("altered");
+        assert_eq!(serde_json::from_value::<Audit>(older).unwrap().altered, 0);
     }
 
     #[test]

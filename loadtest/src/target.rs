@@ -100,7 +100,8 @@ impl Target {
         write!(stream, "GET /metrics HTTP/1.0\r\nHost: {admin}\r\n\r\n")?;
         let mut answer = String::new();
         // What does not end is not held in memory until there is none.
-        stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+        let read = stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer);
+        read.with_context(|| format!("GET http://{admin}/metrics gave no whole answer"))?;
         match answer.split_once("\r\n\r\n") {
             Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
             _ => bail!(
