@@ -54,6 +54,12 @@ pub struct Row {
 pub fn run(old: &Path, new: &Path) -> anyhow::Result<bool> {
     let comparison = Comparison::of(&file::read(old)?, &file::read(new)?);
     print!("{}", table::text(&comparison, old, new));
+    anyhow::ensure!(
+        !comparison.pairs.is_empty(),
+        "{} and {} have no measurement in common; compare runs of the same scenario and target",
+        old.display(),
+        new.display()
+    );
     Ok(comparison.is_worse())
 }
 

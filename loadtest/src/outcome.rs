@@ -17,6 +17,9 @@ use crate::audit::Audit;
 /// The version of this shape: a file of another one is refused by `compare`.
 pub const VERSION: u32 = 1;
 
+/// The subject of a turn that measured Tidewheel by its own protocol.
+pub const TIDEWHEEL: &str = "tidewheel";
+
 /// One run of one scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::figures::{bytes, grouped, median, percentiles, ratio};
-use crate::outcome::{Arrival, Outcome, Turn};
+use crate::outcome::{Arrival, Outcome, TIDEWHEEL, Turn};
 
 /// Whether the audit found everything explained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,8 +210,12 @@ fn audited(turn: &Turn) -> String {
     if audit.unusual_form > 0 {
         notes.push(format!("{} of unusual form", audit.unusual_form));
     }
-    if !turn.ledger.is_empty() && turn.failures.is_empty() {
-        notes.push("the server's ledger agrees".to_owned());
+    if turn.failures.is_empty() {
+        if !turn.ledger.is_empty() {
+            notes.push("the server's ledger agrees".to_owned());
+        } else if turn.subject == TIDEWHEEL {
+            notes.push("the server's ledger was not checked".to_owned());
+        }
     }
     notes.join(", ")
 }

@@ -102,6 +102,21 @@ fn a_result_compared_with_itself_shows_no_change() {
 }
 
 #[test]
+fn results_with_nothing_in_common_are_no_comparison() {
+    let (json, _, _) = idle_run("common");
+    let text = fs::read_to_string(&json).unwrap();
+    let other = file("common-other.json");
+    fs::write(
+        &other,
+        text.replace("\"subject\": \"bare loop\"", "\"subject\": \"another\""),
+    )
+    .unwrap();
+    let output = tidewheel_load(&["compare", json.to_str().unwrap(), other.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("no measurement in common"));
+}
+
+#[test]
 fn a_change_for_the_worse_fails_only_where_that_is_asked_for() {
     let (old, _, _) = idle_run("worse");
     let new = dearer(&old, "worse-by-half", 2.0);

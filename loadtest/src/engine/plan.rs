@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::limits::{self, Ports};
+use crate::outcome::TIDEWHEEL;
 use crate::publisher::Feed;
 use crate::receiver::Role;
 use crate::seats::{Rooms, Seat};
@@ -29,7 +30,7 @@ impl Plan {
     pub(super) fn new(settings: &Settings, target: &Target) -> anyhow::Result<Plan> {
         check(settings)?;
         let (subject, dialect) = match settings.target {
-            Profile::Tidewheel => ("tidewheel", Dialect::Rooms(settings.join)),
+            Profile::Tidewheel => (TIDEWHEEL, Dialect::Rooms(settings.join)),
             Profile::BareLoop if settings.uring => {
                 ("bare loop, io_uring", Dialect::Rooms(settings.join))
             }
