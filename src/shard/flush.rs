@@ -133,8 +133,12 @@ impl Shard {
                 self.queued_feeds.push_front(feed);
             }
         }
-        self.flush_shared(transport);
-        self.end_passes();
+        if !self.shared.is_empty() {
+            self.flush_shared(transport);
+        }
+        if !self.visited.is_empty() {
+            self.end_passes();
+        }
         let mut revisited = std::mem::take(&mut self.revisited);
         for feed in revisited.drain(..) {
             // Where a pass is still under way, another one has to follow it.
