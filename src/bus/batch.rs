@@ -223,7 +223,7 @@ mod tests {
         let address = batch.parts.bytes.as_ptr();
         std::thread::spawn(move || drop(batch)).join().unwrap();
         let again = batches.batch();
-        assert_eq!((again.len(), again.parts.bytes.as_ptr()), (0, address));
+        assert_eq!((again.weight(), again.parts.bytes.as_ptr()), (0, address));
         drop(again);
 
         let many: Vec<_> = (0..2 * SPARES_MAX).map(|_| batches.batch()).collect();

@@ -390,6 +390,25 @@ mod tests {
     }
 
     #[test]
+    fn what_one_connection_was_owed_never_comes_to_the_next() {
+        let mut spares = SpareQueues::default();
+        let mut unsent = spares.take();
+        unsent.push(b"\x81\x06secret", 1, REPLY, Instant::ORIGIN);
+        spares.give(unsent);
+        let mut sent = spares.take();
+        sent.push(b"\x81\x06secret", 1, REPLY, Instant::ORIGIN);
+        sent.advance(8, |_, _| {});
+        spares.give(sent);
+        for _ in 0..2 {
+            let mut queue = spares.take();
+            assert!(queue.is_empty() && !queue.is_mid_frame());
+            queue.push(b"\x81\x01b", 1, REPLY, Instant::ORIGIN);
+            assert_eq!(contents(&queue), b"\x81\x01b");
+            assert_eq!((queue.answer_bytes(), queue.data_bytes()), (3, 0));
+        }
+    }
+
+    #[test]
     fn abandoning_on_a_boundary_leaves_nothing() {
         let mut queue = Queue::default();
         queue.push(b"\x81\x01a", 1, REPLY, Instant::ORIGIN);
