@@ -9,6 +9,12 @@ use std::ops::Range;
 use super::scan::{NotJson, Scanner, Spelling};
 use super::unescape::unescape;
 
+/// Marks that memory is kept for from one text to the next; a text may have as many as half its bytes.
+const MARKS_KEPT: usize = 1024;
+
+/// Unescaped bytes that memory is kept for.
+const UNESCAPED_KEPT: usize = 16 * 1024;
+
 /// Memory for the outline of one object after another.
 #[derive(Default)]
 pub(super) struct Outline {
@@ -62,7 +68,9 @@ impl Outline {
 
     fn walk(&mut self, text: &str, opaque: &str) -> Result<(), NotJson> {
         self.marks.clear();
+        self.marks.shrink_to(MARKS_KEPT);
         self.unescaped.clear();
+        self.unescaped.shrink_to(UNESCAPED_KEPT);
         self.whole = 0;
         let mut scanner = Scanner::new(text);
         scanner.space();
@@ -246,5 +254,24 @@ impl<'a> Object<'a> {
             [one, other] if one == other => Some(*one),
             _ => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_many_members_leaves_no_more_memory_than_is_kept() {
+        let mut outline = Outline::default();
+        let members: Vec<String> = (0..20_000)
+            .map(|i| format!(r#""\u0061{i}":"\n""#))
+            .collect();
+        let text = format!("{{{}}}", members.join(","));
+        assert!(outline.read(&text, "payload", |_| ()).1.is_none());
+        assert!(outline.marks.capacity() > MARKS_KEPT);
+        outline.read("{}", "payload", |_| ());
+        assert!(outline.marks.capacity() <= MARKS_KEPT);
+        assert!(outline.unescaped.capacity() <= UNESCAPED_KEPT);
     }
 }
