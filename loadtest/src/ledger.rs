@@ -8,6 +8,9 @@ use crate::target::{Target, samples};
 const FRAMES: &str = "tidewheel_ledger_frames_total";
 const PENDING: &str = "tidewheel_ledger_pending_frames";
 const WRITES: &str = "tidewheel_flush_writes_total";
+/// A core that is busy with closing thousands of connections may answer too late for a scrape, which
+/// then has its last known figures.
+const CORE_UP: &str = "tidewheel_core_up";
 /// Room messages, beside replies, signals and direct messages.
 const MESSAGES: &str = "kind=\"message\"";
 
@@ -17,6 +20,8 @@ pub struct Books {
     frames: Vec<(String, f64)>,
     pending: f64,
     writes: f64,
+    /// Cores whose figures are old.
+    silent_cores: usize,
 }
 
 /// What the clients counted, and what may make the server's count another.
@@ -47,12 +52,13 @@ impl Books {
                 .map(|(_, value)| value)
                 .sum(),
             writes: of(WRITES).map(|(_, value)| value).sum(),
+            silent_cores: of(CORE_UP).filter(|(_, value)| *value == 0.0).count(),
         })
     }
 
-    /// Messages without an outcome so far.
-    pub fn pending(&self) -> f64 {
-        self.pending
+    /// True where every core has answered, and every message has an outcome.
+    pub fn are_settled(&self) -> bool {
+        self.pending == 0.0 && self.silent_cores == 0
     }
 
     /// Messages for each write since `earlier`.
@@ -81,6 +87,13 @@ impl Books {
         let (offered, delivered) = (grown("offered"), grown("delivered"));
         let (skipped, undelivered) = (grown("skipped"), grown("undelivered"));
         let mut failures = Vec::new();
+        if self.silent_cores > 0 {
+            return vec![format!(
+                "{} of the server's cores did not answer for its ledger in time; a longer --grace \
+                 waits for them",
+                self.silent_cores
+            )];
+        }
         if self.pending != 0.0 {
             failures.push(format!(
                 "the server's ledger still has {} messages pending",
@@ -150,6 +163,18 @@ mod tests {
         let lines = after.since(&before);
         let counts: Vec<f64> = lines.iter().map(|line| line.count).collect();
         assert_eq!(counts, [20.0, 18.0, 2.0]);
+    }
+
+    #[test]
+    fn books_in_which_a_core_is_silent_are_not_settled_and_say_so() {
+        let before = books(10, 10, 0, 0);
+        let after = Books {
+            silent_cores: 1,
+            ..books(30, 30, 0, 0)
+        };
+        assert!(before.are_settled() && !after.are_settled());
+        let failures = after.failures(&before, ours(20, false));
+        assert!(failures.len() == 1 && failures[0].contains("did not answer"));
     }
 
     #[test]

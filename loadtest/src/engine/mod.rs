@@ -32,7 +32,7 @@ use probe::{Memories, Snapshot};
 
 /// How long a room above the presence limit may take to tell who came: a second, and a little.
 const SUMMARY_WAIT: Duration = Duration::from_millis(1_500);
-/// How long the server may take to settle its books once everyone is gone.
+/// How long the server may take at least to settle its books once everyone is gone.
 const BOOKS_GRACE: Duration = Duration::from_secs(5);
 /// How often the engine looks at what it waits for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -119,7 +119,7 @@ pub fn measure(
     let (findings, publishers) = run.finish()?;
     conclude(last, settings, &findings, &publishers);
     if let Some(before) = &books {
-        hold_against(last, target, before, &findings)?;
+        hold_against(last, (target, settings.grace), before, &findings)?;
     }
     if let Some(first) = turns.first_mut() {
         first.arrival = Some(arrival);
@@ -351,13 +351,14 @@ fn conclude(
 /// Waits until the server's books are closed, and holds them against what arrived.
 fn hold_against(
     turn: &mut Turn,
-    target: &Target,
+    (target, grace): (&Target, Duration),
     before: &Books,
     findings: &Findings,
 ) -> anyhow::Result<()> {
     let clock = Clock::start();
     let mut after = Books::read(target)?;
-    while after.pending() != 0.0 && clock.now_ns() < duration_ns(BOOKS_GRACE) {
+    let grace_ns = duration_ns(grace.max(BOOKS_GRACE));
+    while !after.are_settled() && clock.now_ns() < grace_ns {
         thread::park_timeout(LOOK_INTERVAL);
         after = Books::read(target)?;
     }
