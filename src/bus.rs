@@ -11,8 +11,9 @@
 //!   any core ── Arrived, Departed, Direct ──► user's home ── Deliver, Reply ──► any core
 //! ```
 //!
-//! What a turn has for another core is one [`Batch`]. [`Mailbox`] is the channel: crossbeam, one flag beside it so that a batch wakes its reader once,
-//! and a count of the bytes that wait, by which publishers are paused. Nothing here blocks.
+//! What a turn has for another core is one [`Batch`]. [`Mailbox`] is the channel: crossbeam, one flag
+//! beside it so that a batch wakes its reader once, and a count of the bytes that wait, by which
+//! publishers are paused. Nothing here blocks.
 
 mod batch;
 
