@@ -74,6 +74,7 @@ pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> S
         seed,
         echo: options.listeners.echo,
         page: PAGE,
+        policy: Default::default(),
         handshake_timeout: connections.handshake_timeout,
         head_bytes_max: connections.max_head_bytes,
         close_timeout: connections.close_timeout,

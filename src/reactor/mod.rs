@@ -31,6 +31,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use crate::address::CoreId;
 use crate::bus::{Batch, Mailbox, Outlet, Wake};
+use crate::gate::Policy;
 use crate::metrics::{Metrics, Reject, SnapshotReply};
 use crate::shard::{Action, Shard};
 use crate::time::{Instant, Now};
@@ -60,6 +61,8 @@ pub enum Mail {
     Batch(Batch),
     /// From the control plane: the counters are asked for.
     Snapshot(SnapshotReply),
+    /// From the server: what the operator allows is another.
+    Policy(Arc<Policy>),
     /// From the server: no more connections, and all are to go within the time.
     Drain(Duration),
 }
@@ -354,6 +357,7 @@ impl Reactor {
                 None => return false,
                 Some(Mail::Batch(batch)) => self.shard.handle_bus(now, batch),
                 Some(Mail::Snapshot(reply)) => reply.answer(self.shard.metrics()),
+                Some(Mail::Policy(policy)) => self.shard.handle_policy(now, policy),
                 Some(Mail::Drain(window)) => self.drain(now, window),
             }
         }

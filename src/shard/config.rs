@@ -1,8 +1,10 @@
 //! What a shard is told about itself and its bounds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::CoreId;
+use crate::gate::Policy;
 use crate::room::home::RoomLimits;
 
 /// What happens to a member of a room whose lag passes a bound.
@@ -31,6 +33,9 @@ pub struct ShardConfig {
     pub echo: bool,
     /// The page at `/`.
     pub page: &'static [u8],
+
+    /// What may change while the shard runs: [`Shard::handle_policy`](crate::shard::Shard).
+    pub policy: Arc<Policy>,
 
     /// How long an HTTP head may take.
     pub handshake_timeout: Duration,

@@ -35,6 +35,7 @@ pub use connection::Phase;
 pub use flush::{Sent, Transport};
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -42,6 +43,7 @@ use crate::address::{ConnectionRef, CoreId, RoomKey};
 use crate::blocks::Blocks;
 use crate::bus::{Batch, Batches, BusMessage};
 use crate::frame::SpareFrames;
+use crate::gate::Policy;
 use crate::metrics::{Dialect, Metrics, State};
 use crate::protocol::json::Parser;
 use crate::room::log::Spares;
@@ -223,6 +225,12 @@ impl Shard {
     /// Milliseconds on the shard's clock, in 32 bits: enough to tell 49 days apart.
     fn now_ms(&self) -> u32 {
         self.now.mono.as_millis() as u32
+    }
+
+    /// What the operator allows is another from now on.
+    pub fn handle_policy(&mut self, now: Now, policy: Arc<Policy>) {
+        self.set_now(now);
+        self.config.policy = policy;
     }
 
     /// The next thing to do to a socket.
