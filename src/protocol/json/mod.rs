@@ -19,6 +19,7 @@
 //! rest of the way (`docs/decisions/envelope-json.md`).
 
 mod encode;
+mod members;
 mod outline;
 mod parse;
 mod scan;
@@ -28,5 +29,6 @@ mod unescape;
 mod write;
 
 pub use encode::{encode, encode_body};
+pub use members::{BadObject, Member, depth, elements, members, string};
 pub use parse::Parser;
 pub use scan::{DEPTH_MAX, NotJson, validate};
