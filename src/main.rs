@@ -1,12 +1,14 @@
 //! The `tidewheel` program: flags, options, run, exit code.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
+use tidewheel::cli::policy::policy;
 use tidewheel::cli::settings::settings;
 use tidewheel::cli::startup::Startup;
-use tidewheel::cli::{self, EXIT_FAILURE, Options, Parsed, logging};
+use tidewheel::cli::{self, EXIT_FAILURE, EXIT_USAGE, Options, Parsed, logging};
 use tidewheel::server::Server;
 
 #[global_allocator]
@@ -35,9 +37,16 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: &Options) -> anyhow::Result<ExitCode> {
+    let policy = match policy(options) {
+        Ok(policy) => Arc::new(policy),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    };
     raise_descriptor_limit().context("could not raise the limit on open files")?;
     let host = Host::inspect().context("could not find out what this machine allows")?;
-    let server = Server::start(&settings(options, &host))?;
+    let server = Server::start(&settings(options, &host, policy))?;
     let (listen, admin_listen, has_own_tables) =
         (server.listen, server.admin_listen, server.has_own_tables);
     print!(

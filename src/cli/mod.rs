@@ -10,7 +10,8 @@
 //! [`options`] is the only list of flags; the other names, the help text and `docs/flags.md`
 //! ([`mod@reference`]) follow from it. [`units`] are the values' notations, [`sources`] merges the
 //! layers, [`validate`] holds flags against each other, [`host`]
-//! asks the machine what it allows, [`startup`] says what comes of both.
+//! asks the machine what it allows, [`startup`] says what comes of both. [`policy`] reads the files
+//! that the options name.
 //!
 //! Nothing here starts anything: [`parse_from`] is a function of its arguments and of the file
 //! they name. A program around it is
@@ -39,6 +40,7 @@ use thiserror::Error;
 pub mod host;
 pub mod logging;
 pub mod options;
+pub mod policy;
 pub mod reference;
 pub mod settings;
 pub mod sources;

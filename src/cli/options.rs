@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::logging::log_filter;
+use super::policy::{KeySource, Secret, key_source};
 use super::units::{
     Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, count, count_or_auto, duration,
 };
@@ -223,7 +224,7 @@ pub struct Heartbeat {
 #[command(next_help_heading = "Authentication")]
 #[group(skip)]
 pub struct Authentication {
-    /// How users prove who they are: none (they do not)
+    /// How users prove who they are: none (they do not), jwt (by a token that a backend signed)
     #[arg(long, value_name = "METHOD", value_enum, default_value_t = AuthMethod::None)]
     #[arg(hide_possible_values = true)]
     pub auth: AuthMethod,
@@ -233,6 +234,40 @@ pub struct Authentication {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
     pub insecure_allow_anonymous: bool,
+
+    /// Key for tokens: PEM public key, JWKS, or a file with a secret for HS256; may be repeated
+    #[arg(long, value_name = "[KID=]FILE", action = clap::ArgAction::Append)]
+    #[arg(value_parser = key_source)]
+    pub jwt_key_file: Vec<KeySource>,
+
+    /// The iss that tokens must have, one of them where repeated; without it any
+    #[arg(long, value_name = "ISSUER", action = clap::ArgAction::Append)]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub jwt_issuer: Vec<String>,
+
+    /// The aud that tokens must have, one of them where repeated; without it tokens must have none
+    #[arg(long, value_name = "AUDIENCE", action = clap::ArgAction::Append)]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub jwt_audience: Vec<String>,
+
+    /// Difference between the clocks of backend and server for which tokens are still taken
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(3_600)))]
+    pub jwt_leeway: Duration,
+
+    /// Refuse tokens without exp, which hold for ever
+    #[arg(long, value_name = "BOOL", default_value_t = true)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub jwt_require_exp: bool,
+
+    /// Size of a token, above which it is refused unread
+    #[arg(long, value_name = "BYTES", default_value = "8KiB", value_parser = bytes(256..=64 * KIB))]
+    pub max_token_bytes: usize,
+
+    /// The secret of TIDEWHEEL_JWT_SECRET, which is no flag.
+    #[arg(skip)]
+    pub jwt_secret: Option<Secret>,
 }
 
 /// How the server takes its leave.
@@ -326,6 +361,8 @@ pub enum Overflow {
 pub enum AuthMethod {
     /// They do not: everyone is let in under the name they give.
     None,
+    /// By a JSON Web Token that the operator's backend signed.
+    Jwt,
 }
 
 /// How a line of the log is written.

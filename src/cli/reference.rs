@@ -30,7 +30,11 @@ history = 100
 
 Durations are a whole number and `us`, `ms`, `s`, `m`, `h` or `d`. Sizes are bytes, or a whole \
 number and `KiB`, `MiB`, `GiB`, `kB`, `MB` or `GB`. A BOOL flag alone means `true`; `--flag=false` \
-takes back what a weaker layer says.
+takes back what a weaker layer says. What may be repeated is an array in the file, and a list between \
+commas in a variable; a stronger layer replaces the list of a weaker one.
+
+The secret of `--auth jwt` may stand in `TIDEWHEEL_JWT_SECRET`, which is neither a flag nor a key of \
+the file: a command line is there for every user of the machine to see.
 ";
 
 /// The whole of `docs/flags.md`.
@@ -109,7 +113,13 @@ mod tests {
             );
             if flag != "config" {
                 assert!(arg.get_help_heading().is_some(), "--{flag} has no heading");
-                assert_eq!(arg.get_default_values().len(), 1, "--{flag} has no default");
+                let is_list = matches!(arg.get_action(), clap::ArgAction::Append);
+                let defaults = usize::from(!is_list);
+                assert_eq!(
+                    arg.get_default_values().len(),
+                    defaults,
+                    "--{flag} has no default"
+                );
             }
         }
     }

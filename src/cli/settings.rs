@@ -1,20 +1,22 @@
 //! From options to what the server is told: the one place where the two meet.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 use super::Options;
 use super::host::Host;
 use super::options;
 use super::units::Count;
 use crate::address::CoreId;
+use crate::gate::Policy;
 use crate::reactor::{SocketOptions, Tuning};
 use crate::room::history::HistoryLimits;
 use crate::room::home::RoomLimits;
 use crate::server::{PAGE, Settings};
 use crate::shard::{Overflow, ShardConfig};
 
-/// What the options come to on this machine.
-pub fn settings(options: &Options, host: &Host) -> Settings {
+/// What the options come to on this machine, with the policy that was read from the files they name.
+pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings {
     let shards = options.connections.shards.unwrap_or(host.cores).max(1);
     let cores = u16::try_from(shards).unwrap_or(u16::MAX);
     Settings {
@@ -34,7 +36,10 @@ pub fn settings(options: &Options, host: &Host) -> Settings {
             Count::Exactly(count) => Some(count),
         },
         drain_window: options.shutdown.drain_window,
-        shard: shard_config(options, CoreId(0), cores, random_seed()),
+        shard: ShardConfig {
+            policy,
+            ..shard_config(options, CoreId(0), cores, random_seed())
+        },
         tuning: Tuning {
             connections_max: 0,
             connections_everywhere_max: 0,

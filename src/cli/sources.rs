@@ -1,7 +1,9 @@
 //! The layers that settings come from, and their order: flag, environment, file, default.
 //!
 //! Every layer is reduced to the same thing, `--flag=value`, and read by the same parser, so that
-//! a value means the same wherever it is written.
+//! a value means the same wherever it is written. A flag that may be repeated is a list: in a
+//! variable its values stand between commas, in a file in an array. A stronger layer replaces the
+//! list of a weaker one, it does not add to it.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -14,10 +16,15 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use toml::de::{DeTable, DeValue};
 
+use super::policy::Secret;
 use super::validate::{Conflict, conflicts};
 use super::{CliError, Options};
 
 const PREFIX: &str = "TIDEWHEEL_";
+
+/// The variable that may hold the secret of tokens. It is no flag: a command line is there for every
+/// user of the machine to see.
+pub const JWT_SECRET_VARIABLE: &str = "TIDEWHEEL_JWT_SECRET";
 
 /// Where a value is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,8 +80,8 @@ pub(super) fn variable_name(flag: &str) -> String {
     format!("{PREFIX}{}", flag.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// The values of one layer by flag.
-type Layer = BTreeMap<String, (String, Origin)>;
+/// The values of one layer by flag: one, or several of a list.
+type Layer = BTreeMap<String, (Vec<String>, Origin)>;
 
 /// Merges the command line in `flags` with the environment and the file, and checks the whole.
 /// Answers with the warnings about what was not understood but does no harm.
@@ -92,17 +99,22 @@ pub(super) fn resolve(
     let mut merged = Vec::new();
     let mut origins = BTreeMap::new();
     for flag in flag_names() {
-        if let Some(value) = value_on_command_line(flags, &flag) {
-            merged.push((flag, value));
-        } else if let Some((value, origin)) =
+        let values = if let Some(values) = values_on_command_line(flags, &flag) {
+            values
+        } else if let Some((values, origin)) =
             from_environment.get(&flag).or_else(|| from_file.get(&flag))
         {
-            merged.push((flag.clone(), value.clone()));
-            origins.insert(flag, origin.clone());
-        }
+            origins.insert(flag.clone(), origin.clone());
+            values.clone()
+        } else {
+            continue;
+        };
+        merged.extend(values.into_iter().map(|value| (flag.clone(), value)));
     }
-    let options = options_from(merged.into_iter())
+    let mut options = options_from(merged.into_iter())
         .map_err(|error| CliError::CommandLine(error.render().to_string()))?;
+    let secret = environment.0.get(JWT_SECRET_VARIABLE);
+    options.authentication.jwt_secret = secret.map(|secret| Secret::new(secret));
 
     let conflicts = conflicts(&options);
     if conflicts.is_empty() {
@@ -142,13 +154,24 @@ fn flag_names() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-fn value_on_command_line(flags: &ArgMatches, flag: &str) -> Option<String> {
+/// Whether a flag may be repeated.
+fn is_list(flag: &str) -> bool {
+    let command = options_command();
+    let mut flags = command.get_arguments();
+    flags.any(|arg| {
+        arg.get_long() == Some(flag) && matches!(arg.get_action(), clap::ArgAction::Append)
+    })
+}
+
+fn values_on_command_line(flags: &ArgMatches, flag: &str) -> Option<Vec<String>> {
     let id = flag.replace('-', "_");
     if flags.value_source(&id) != Some(ValueSource::CommandLine) {
         return None;
     }
-    let value = flags.get_raw(&id)?.next_back()?;
-    value.to_str().map(str::to_owned)
+    let values = flags.get_raw(&id)?;
+    values
+        .map(|value| value.to_str().map(str::to_owned))
+        .collect()
 }
 
 fn config_path(flags: &ArgMatches, environment: &Environment) -> Option<PathBuf> {
@@ -173,13 +196,31 @@ fn environment_layer(
     for (name, value) in &environment.0 {
         if let Some(flag) = known.get(name) {
             let origin = Origin::Environment(name.clone());
-            check(flag, value, &origin)?;
-            layer.insert(flag.clone(), (value.clone(), origin));
-        } else if *name != variable_name("config") && !is_service_link(name) {
+            let values = variable_values(flag, value);
+            check(flag, &values, &origin)?;
+            layer.insert(flag.clone(), (values, origin));
+        } else if !is_no_flag(name) && !is_service_link(name) {
             warnings.push(unknown_variable(name));
         }
     }
     Ok(layer)
+}
+
+/// A variable's value, or the values between its commas where the flag is a list.
+fn variable_values(flag: &str, value: &str) -> Vec<String> {
+    if !is_list(flag) {
+        return vec![value.to_owned()];
+    }
+    let values = value.split(',').map(str::trim);
+    values
+        .filter(|value| !value.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether a variable is ours and stands for no flag.
+fn is_no_flag(name: &str) -> bool {
+    name == variable_name("config") || name == JWT_SECRET_VARIABLE
 }
 
 /// Whether Kubernetes sets this variable by itself in a namespace with a service `tidewheel`.
@@ -225,9 +266,16 @@ fn file_layer(path: &Path) -> Result<Layer, CliError> {
             let key = key.to_owned();
             return Err(CliError::UnknownKey { key, origin, hint });
         }
-        let value = file_value(key, value.get_ref(), &origin)?;
-        check(key, &value, &origin)?;
-        layer.insert(key.to_owned(), (value, origin));
+        let values = match value.get_ref() {
+            DeValue::Array(values) if is_list(key) => {
+                let values = values.iter();
+                let read = values.map(|value| file_value(key, value.get_ref(), &origin));
+                read.collect::<Result<_, _>>()?
+            }
+            value => vec![file_value(key, value, &origin)?],
+        };
+        check(key, &values, &origin)?;
+        layer.insert(key.to_owned(), (values, origin));
     }
     Ok(layer)
 }
@@ -240,6 +288,12 @@ fn line_of(text: &str, at: usize) -> usize {
 fn unknown_key_hint(key: &str, value: &DeValue<'_>) -> String {
     if key == "config" {
         return "; a file cannot name another one".to_owned();
+    }
+    if key == "jwt-secret" {
+        return format!(
+            "; a secret stands in a file of its own, which jwt-key-file names, or in the variable \
+             {JWT_SECRET_VARIABLE}"
+        );
     }
     if let DeValue::Table(_) = value {
         return "; the file has no tables, write every key at the top".to_owned();
@@ -260,26 +314,30 @@ fn file_value(key: &str, value: &DeValue<'_>, origin: &Origin) -> Result<String,
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
     };
+    let complaint = match is_list(key) {
+        true => "write a string, or a list of them",
+        false => "write a string, a whole number, true or false",
+    };
     Err(CliError::Value {
         flag: key.to_owned(),
         value: kind.to_owned(),
         origin: origin.clone(),
-        complaint: "write a string, a whole number, true or false".to_owned(),
+        complaint: complaint.to_owned(),
     })
 }
 
-/// Reads one value by itself, so that a refusal can name its place.
-fn check(flag: &str, value: &str, origin: &Origin) -> Result<(), CliError> {
-    let setting = (flag.to_owned(), value.to_owned());
-    match options_from(std::iter::once(setting)) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(CliError::Value {
+/// Reads each value by itself, so that a refusal can name its place.
+fn check(flag: &str, values: &[String], origin: &Origin) -> Result<(), CliError> {
+    for value in values {
+        let setting = (flag.to_owned(), value.clone());
+        options_from(std::iter::once(setting)).map_err(|error| CliError::Value {
             flag: flag.to_owned(),
-            value: value.to_owned(),
+            value: value.clone(),
             origin: origin.clone(),
             complaint: complaint(&error),
-        }),
+        })?;
     }
+    Ok(())
 }
 
 fn complaint(error: &clap::Error) -> String {

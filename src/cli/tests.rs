@@ -92,6 +92,68 @@ fn a_flag_wins_over_the_environment_the_environment_over_the_file() {
 }
 
 #[test]
+fn a_list_is_repeated_flags_an_array_or_a_text_with_commas() {
+    let file = File::with("auth = 'jwt'\njwt-key-file = ['a', 'b=c']\njwt-issuer = 'x,y'\n");
+    let lists = |flags: &[&str], env: &[(&str, &str)]| {
+        let flags = [&["--config", file.path()], flags].concat();
+        let read = options(&flags, env).authentication;
+        let files = read.jwt_key_file.iter();
+        let files: Vec<_> = files
+            .map(|source| source.path.display().to_string())
+            .collect();
+        (files.join(" "), read.jwt_issuer.join(" "))
+    };
+    let text = |files: &str, issuers: &str| (files.to_owned(), issuers.to_owned());
+    assert_eq!(lists(&[], &[]), text("a c", "x,y"));
+    let env = [("TIDEWHEEL_JWT_ISSUER", "p, q,")];
+    assert_eq!(lists(&[], &env), text("a c", "p q"));
+    let flags = ["--jwt-issuer", "1,2", "--jwt-issuer=3", "--jwt-key-file=d"];
+    assert_eq!(lists(&flags, &env), text("d", "1,2 3"));
+    assert_eq!(
+        File::with("auth = 'jwt'\njwt-key-file = ['a', 1.5]").refusal(),
+        "error: invalid value 'a fraction' for jwt-key-file (FILE, line 2): write a string, or a \
+         list of them"
+    );
+    assert_eq!(
+        File::with("jwt-key-file = ['a', '=b']").refusal(),
+        "error: invalid value '=b' for jwt-key-file (FILE, line 1): not a file; write FILE, or \
+         KID=FILE for the key that tokens call KID"
+    );
+    assert_eq!(
+        File::with("history = [1]").refusal(),
+        "error: invalid value 'an array' for history (FILE, line 1): write a string, a whole \
+         number, true or false"
+    );
+}
+
+#[test]
+fn the_secret_of_tokens_is_taken_from_the_environment_alone() {
+    let env = [
+        ("TIDEWHEEL_JWT_SECRET", "hush-hush"),
+        ("TIDEWHEEL_AUTH", "jwt"),
+    ];
+    let Parsed::Serve { options, warnings } = parse(&[], &env).unwrap() else {
+        panic!("not served");
+    };
+    assert_eq!(warnings, [""; 0]);
+    let secret = options.authentication.jwt_secret.as_ref().unwrap();
+    assert_eq!(secret.reveal(), "hush-hush");
+    let without_jwt = refusal(&[], &env[..1]);
+    assert!(
+        without_jwt.contains("TIDEWHEEL_JWT_SECRET is set"),
+        "{without_jwt}"
+    );
+    assert!(!without_jwt.contains("hush"), "{without_jwt}");
+    assert!(refusal(&["--auth=jwt", "--jwt-secret=x"], &[]).contains("--jwt-secret"));
+    let in_file = File::with("jwt-secret = 'hush'").refusal();
+    assert!(
+        in_file.contains("in the variable TIDEWHEEL_JWT_SECRET"),
+        "{in_file}"
+    );
+    assert!(!in_file.contains("hush"), "{in_file}");
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_file_line_and_what_was_meant() {
     let cases = [
         (

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Options;
 use super::options::AuthMethod;
+use super::sources::JWT_SECRET_VARIABLE;
 use super::units::{ByteSize, TimeSpan};
 
 /// Values that are good alone, but not together.
@@ -29,6 +30,8 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
     [
         same_address(options),
         anonymous_on_open_address(options),
+        tokens_without_key(options),
+        tokens_not_asked_for(options),
         admin_on_open_address(options),
         lag_below_a_message(options),
         history_below_a_message(options),
@@ -66,6 +69,53 @@ fn anonymous_on_open_address(options: &Options) -> Option<Conflict> {
         );
         Conflict::new(&["listen", "auth", "insecure-allow-anonymous"], problem)
     })
+}
+
+fn tokens_without_key(options: &Options) -> Option<Conflict> {
+    let authentication = &options.authentication;
+    let without = authentication.auth == AuthMethod::Jwt
+        && authentication.jwt_key_file.is_empty()
+        && authentication.jwt_secret.is_none();
+    without.then(|| {
+        let problem = format!(
+            "--auth jwt has no key to hold tokens against; name the backend's public key with \
+             --jwt-key-file, or give its secret in {JWT_SECRET_VARIABLE}; tidewheel token keygen \
+             makes keys"
+        );
+        Conflict::new(&["auth", "jwt-key-file"], problem)
+    })
+}
+
+fn tokens_not_asked_for(options: &Options) -> Option<Conflict> {
+    let authentication = &options.authentication;
+    if authentication.auth == AuthMethod::Jwt {
+        return None;
+    }
+    let given = [
+        ("jwt-key-file", !authentication.jwt_key_file.is_empty()),
+        ("jwt-issuer", !authentication.jwt_issuer.is_empty()),
+        ("jwt-audience", !authentication.jwt_audience.is_empty()),
+        ("jwt-require-exp", !authentication.jwt_require_exp),
+    ];
+    let named = given.iter().find(|(_, is_given)| *is_given);
+    let (flag, what) = match named {
+        Some((flag, _)) => (Some(*flag), format!("--{flag}")),
+        None if authentication.jwt_secret.is_some() => (None, JWT_SECRET_VARIABLE.to_owned()),
+        None => return None,
+    };
+    let problem = format!(
+        "{what} is set, and --auth {} looks at no token; add --auth jwt, or take {what} out",
+        method_name(authentication.auth)
+    );
+    let flags: Vec<_> = flag.into_iter().chain(["auth"]).collect();
+    Some(Conflict::new(&flags, problem))
+}
+
+fn method_name(method: AuthMethod) -> &'static str {
+    match method {
+        AuthMethod::None => "none",
+        AuthMethod::Jwt => "jwt",
+    }
 }
 
 fn admin_on_open_address(options: &Options) -> Option<Conflict> {
@@ -151,6 +201,7 @@ fn is_loopback(address: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::policy::Secret;
     use crate::cli::units::{KIB, MIB};
 
     fn changed(change: impl FnOnce(&mut Options)) -> Vec<Conflict> {
@@ -167,7 +218,7 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 7] = [
+        let cases: [Case; 11] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
@@ -176,6 +227,19 @@ mod tests {
             (
                 |o| o.listeners.admin_listen = "[::]:1".parse().unwrap(),
                 "admin-listen",
+            ),
+            (|o| o.authentication.auth = AuthMethod::Jwt, "auth"),
+            (
+                |o| o.authentication.jwt_secret = Some(Secret::new("x")),
+                "auth",
+            ),
+            (
+                |o| o.authentication.jwt_issuer = vec!["x".into()],
+                "jwt-issuer",
+            ),
+            (
+                |o| o.authentication.jwt_require_exp = false,
+                "jwt-require-exp",
             ),
             (|o| o.slow_consumers.max_lag_bytes = KIB, "max-lag-bytes"),
             (|o| o.rooms.history_bytes = KIB, "history-bytes"),
@@ -217,6 +281,12 @@ mod tests {
             options.authentication.insecure_allow_anonymous = true;
         };
         assert_eq!(changed(open), []);
+        let by_token = |options: &mut Options| {
+            options.listeners.listen = "0.0.0.0:80".parse().unwrap();
+            options.authentication.auth = AuthMethod::Jwt;
+            options.authentication.jwt_secret = Some(Secret::new("x"));
+        };
+        assert_eq!(changed(by_token), []);
         let port_zero = |options: &mut Options| {
             options.listeners.listen = "127.0.0.1:0".parse().unwrap();
             options.listeners.admin_listen = options.listeners.listen;
