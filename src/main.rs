@@ -6,17 +6,23 @@ use std::sync::Arc;
 use anyhow::Context;
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
 use tidewheel::cli::policy::policy;
+use tidewheel::cli::reload::Reloader;
 use tidewheel::cli::settings::settings;
 use tidewheel::cli::startup::Startup;
-use tidewheel::cli::{self, EXIT_FAILURE, EXIT_USAGE, Options, Parsed, logging};
+use tidewheel::cli::{self, EXIT_FAILURE, EXIT_USAGE, Options, Parsed, Settings, logging};
 use tidewheel::server::Server;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let (options, warnings) = match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
-        Ok(Parsed::Serve { options, warnings }) => (options, warnings),
+    let parsed = cli::parse_from(std::env::args_os(), std::env::vars_os());
+    let (options, settings, warnings) = match parsed {
+        Ok(Parsed::Serve {
+            options,
+            settings,
+            warnings,
+        }) => (options, settings, warnings),
         Ok(Parsed::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -30,14 +36,14 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    serve(&options).unwrap_or_else(|error| {
+    serve(*options, settings).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(EXIT_FAILURE)
     })
 }
 
-fn serve(options: &Options) -> anyhow::Result<ExitCode> {
-    let policy = match policy(options) {
+fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
+    let policy = match policy(&options) {
         Ok(policy) => Arc::new(policy),
         Err(error) => {
             eprintln!("error: {error}");
@@ -46,13 +52,13 @@ fn serve(options: &Options) -> anyhow::Result<ExitCode> {
     };
     raise_descriptor_limit().context("could not raise the limit on open files")?;
     let host = Host::inspect().context("could not find out what this machine allows")?;
-    let server = Server::start(&settings(options, &host, policy))?;
+    let server = Server::start(&settings(&options, &host, policy))?;
     let (listen, admin_listen, has_own_tables) =
         (server.listen, server.admin_listen, server.has_own_tables);
     print!(
         "{}",
         Startup {
-            options,
+            options: &options,
             host: &host,
             has_own_tables,
             listen,
@@ -61,5 +67,5 @@ fn serve(options: &Options) -> anyhow::Result<ExitCode> {
     );
     println!("listening on http://{listen}");
     println!("admin on http://{admin_listen}");
-    server.run()
+    server.run(Reloader::new(options, given))
 }

@@ -20,7 +20,7 @@
 //! use tidewheel::cli::{self, Parsed};
 //!
 //! match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
-//!     Ok(Parsed::Serve { options, warnings: _ }) => println!("{options:?}"),
+//!     Ok(Parsed::Serve { options, .. }) => println!("{options:?}"),
 //!     Ok(Parsed::Print(text)) => print!("{text}"),
 //!     Err(error) => {
 //!         eprintln!("{error}");
@@ -42,6 +42,7 @@ pub mod logging;
 pub mod options;
 pub mod policy;
 pub mod reference;
+pub mod reload;
 pub mod settings;
 pub mod sources;
 pub mod startup;
@@ -49,6 +50,8 @@ pub mod units;
 pub mod validate;
 
 pub use options::Options;
+
+pub use sources::Settings;
 
 use sources::{Environment, Origin};
 use validate::Conflict;
@@ -65,6 +68,8 @@ pub enum Parsed {
     Serve {
         /// How.
         options: Box<Options>,
+        /// What was given, as it was written: what a reload is held against.
+        settings: Settings,
         /// What to tell the operator once the log is open; nothing that keeps the server from running.
         warnings: Vec<String>,
     },
@@ -210,10 +215,11 @@ pub fn parse_from(
     // Without a command the flags stand at the top, and mean the same.
     let flags = matches.subcommand().map_or(&matches, |(_, flags)| flags);
     let environment = Environment::read(env)?;
-    let (options, warnings) = sources::resolve(flags, &environment)?;
+    let resolved = sources::resolve(flags, &environment)?;
     Ok(Parsed::Serve {
-        options: Box::new(options),
-        warnings,
+        options: Box::new(resolved.options),
+        settings: resolved.settings,
+        warnings: resolved.warnings,
     })
 }
 

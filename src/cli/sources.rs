@@ -83,12 +83,19 @@ pub(super) fn variable_name(flag: &str) -> String {
 /// The values of one layer by flag: one, or several of a list.
 type Layer = BTreeMap<String, (Vec<String>, Origin)>;
 
+/// The values that were given, by flag. What is not there has its default.
+pub type Settings = BTreeMap<String, Vec<String>>;
+
+/// What all layers come to.
+pub(super) struct Resolved {
+    pub options: Options,
+    pub settings: Settings,
+    /// What was not understood, but does no harm.
+    pub warnings: Vec<String>,
+}
+
 /// Merges the command line in `flags` with the environment and the file, and checks the whole.
-/// Answers with the warnings about what was not understood but does no harm.
-pub(super) fn resolve(
-    flags: &ArgMatches,
-    environment: &Environment,
-) -> Result<(Options, Vec<String>), CliError> {
+pub(super) fn resolve(flags: &ArgMatches, environment: &Environment) -> Result<Resolved, CliError> {
     let mut warnings = Vec::new();
     let from_environment = environment_layer(environment, &mut warnings)?;
     let from_file = match config_path(flags, environment) {
@@ -96,7 +103,7 @@ pub(super) fn resolve(
         None => Layer::new(),
     };
 
-    let mut merged = Vec::new();
+    let mut settings = Settings::new();
     let mut origins = BTreeMap::new();
     for flag in flag_names() {
         let values = if let Some(values) = values_on_command_line(flags, &flag) {
@@ -109,16 +116,23 @@ pub(super) fn resolve(
         } else {
             continue;
         };
-        merged.extend(values.into_iter().map(|value| (flag.clone(), value)));
+        settings.insert(flag, values);
     }
-    let mut options = options_from(merged.into_iter())
-        .map_err(|error| CliError::CommandLine(error.render().to_string()))?;
+    let merged = settings
+        .iter()
+        .flat_map(|(flag, values)| values.iter().map(|value| (flag.clone(), value.clone())));
+    let mut options =
+        options_from(merged).map_err(|error| CliError::CommandLine(error.render().to_string()))?;
     let secret = environment.0.get(JWT_SECRET_VARIABLE);
     options.authentication.jwt_secret = secret.map(|secret| Secret::new(secret));
 
     let conflicts = conflicts(&options);
     if conflicts.is_empty() {
-        return Ok((options, warnings));
+        return Ok(Resolved {
+            options,
+            settings,
+            warnings,
+        });
     }
     let with_origins = |conflict: Conflict| {
         let named = conflict.flags.iter();

@@ -132,7 +132,10 @@ fn the_secret_of_tokens_is_taken_from_the_environment_alone() {
         ("TIDEWHEEL_JWT_SECRET", "hush-hush"),
         ("TIDEWHEEL_AUTH", "jwt"),
     ];
-    let Parsed::Serve { options, warnings } = parse(&[], &env).unwrap() else {
+    let Parsed::Serve {
+        options, warnings, ..
+    } = parse(&[], &env).unwrap()
+    else {
         panic!("not served");
     };
     assert_eq!(warnings, [""; 0]);

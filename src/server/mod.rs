@@ -9,8 +9,10 @@
 //! a copy of it in a core's table would keep its port open after it is closed.
 
 mod capacity;
+mod watch;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -19,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
@@ -27,10 +29,12 @@ pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
 use crate::address::CoreId;
 use crate::bus::Outlet;
 use crate::control::{self, ControlHandle, Cores, Phase, Readiness};
+use crate::gate::Policy;
 use crate::metrics::{Kind, Metrics, SnapshotReply};
 use crate::reactor::{
     self, Clock, Listener, Mail, Processors, Reactor, Seat, SocketOptions, Tuning,
 };
+use crate::server::watch::Watch;
 use crate::shard::{Shard, ShardConfig};
 
 /// The demo page, as it is served at `/`.
@@ -62,6 +66,47 @@ pub struct Settings {
     pub shard: ShardConfig,
     /// Bounds of a core's turn; how many connections it serves is filled in.
     pub tuning: Tuning,
+}
+
+/// How often files are looked at that may change while the server runs.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why the server asks what it is told anew.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// A signal (SIGHUP): everything may be another.
+    Asked,
+    /// A file that it was told of is another.
+    FilesChanged,
+}
+
+/// What the server does differently from now on.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// What the operator allows.
+    pub policy: Arc<Policy>,
+    /// Files of which it wants to know when they change.
+    pub watched: Vec<PathBuf>,
+}
+
+/// Reads anew what may change while the server runs. Where it fails, all stays as it is.
+pub trait Reload: Send {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Where it cannot be used; what is wrong, and where.
+    fn reload(&mut self, cause: Cause) -> anyhow::Result<Reloaded>;
+
+    /// The files of which it wants to know when they change.
+    fn watched(&self) -> Vec<PathBuf>;
+}
+
+/// What a running server hears of.
+enum Happening {
+    Signal(i32),
+    FilesChanged,
+    /// All cores have ended.
+    Ended(anyhow::Result<Box<Metrics>>),
 }
 
 /// What a core reports when it has opened its listener.
@@ -112,7 +157,8 @@ impl Server {
     /// Where something could not be had: an address, a poller, a thread.
     pub fn start(settings: &Settings) -> anyhow::Result<Server> {
         // Before anything listens: a signal that comes while the server starts must not kill it.
-        let signals = Signals::new([SIGTERM, SIGINT]).context("could not listen for signals")?;
+        let signals =
+            Signals::new([SIGTERM, SIGINT, SIGHUP]).context("could not listen for signals")?;
         let Settings {
             shards,
             descriptors,
@@ -165,47 +211,48 @@ impl Server {
     }
 
     /// Serves until a signal says to stop and all clients have gone, or the time for that is over.
-    /// A second signal ends it at once.
+    /// A second signal ends it at once. SIGHUP reads anew what may change.
     ///
     /// # Errors
     /// Where a core failed.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub fn run(self, mut reload: impl Reload) -> anyhow::Result<ExitCode> {
         let Server {
             outlets,
             ended,
             control,
             readiness,
-            mut signals,
+            signals,
             drain_window,
             ..
         } = self;
-        let handle = signals.handle();
-        let shards = outlets.len();
-        let supervisor = thread::Builder::new()
-            .name("supervisor".into())
-            .spawn(move || {
-                let outcome = await_cores(&ended, shards);
-                handle.close();
-                outcome
-            })?;
+        let watch = Watch::default();
+        watch.set(reload.watched());
+        let heard = listen_to_the_world(signals, ended, outlets.len(), &watch)?;
         let mut draining = false;
-        for signal in signals.forever() {
-            if draining {
-                let signal = signal_name(signal);
-                tracing::warn!(signal, "second signal: leaving at once");
-                return Ok(ExitCode::from(130));
+        let outcome = loop {
+            let happening = heard.recv().context("nobody is left to say what happens")?;
+            match happening {
+                Happening::Ended(outcome) => break outcome,
+                Happening::FilesChanged => {
+                    apply(&mut reload, Cause::FilesChanged, &outlets, &watch);
+                }
+                Happening::Signal(SIGHUP) => apply(&mut reload, Cause::Asked, &outlets, &watch),
+                Happening::Signal(signal) if draining => {
+                    let signal = signal_name(signal);
+                    tracing::warn!(signal, "second signal: leaving at once");
+                    return Ok(ExitCode::from(130));
+                }
+                Happening::Signal(signal) => {
+                    draining = true;
+                    let signal = signal_name(signal);
+                    tracing::info!(signal, window = ?drain_window, "draining");
+                    readiness.set(Phase::Draining);
+                    for outlet in &outlets {
+                        outlet.send(Mail::Drain(drain_window), 0);
+                    }
+                }
             }
-            draining = true;
-            let signal = signal_name(signal);
-            tracing::info!(signal, window = ?drain_window, "draining");
-            readiness.set(Phase::Draining);
-            for outlet in &outlets {
-                outlet.send(Mail::Drain(drain_window), 0);
-            }
-        }
-        let outcome = supervisor
-            .join()
-            .map_err(|_| anyhow!("the supervisor panicked"))?;
+        };
         if control.stop().is_err() {
             tracing::error!("the control plane panicked while it stopped");
         }
@@ -217,6 +264,59 @@ impl Server {
             "drained"
         );
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Puts all that a running server hears of into one channel.
+fn listen_to_the_world(
+    mut signals: Signals,
+    ended: mpsc::Receiver<Ended>,
+    shards: usize,
+    watch: &Watch,
+) -> anyhow::Result<mpsc::Receiver<Happening>> {
+    let (sender, heard) = mpsc::channel();
+    let handle = signals.handle();
+    let of_signals = sender.clone();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if of_signals.send(Happening::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        })?;
+    let of_watch = sender.clone();
+    watch.start(WATCH_INTERVAL, move || {
+        of_watch.send(Happening::FilesChanged).is_ok()
+    })?;
+    thread::Builder::new()
+        .name("supervisor".into())
+        .spawn(move || {
+            let outcome = await_cores(&ended, shards);
+            handle.close();
+            // Where nobody listens the server has left already.
+            let _left = sender.send(Happening::Ended(outcome.map(Box::new)));
+        })?;
+    Ok(heard)
+}
+
+/// Reads anew what may change, and tells the cores. What cannot be used changes nothing.
+fn apply(reload: &mut impl Reload, cause: Cause, outlets: &[Outlet<Mail>], watch: &Watch) {
+    match reload.reload(cause) {
+        Ok(Reloaded { policy, watched }) => {
+            watch.set(watched);
+            for outlet in outlets {
+                outlet.send(Mail::Policy(Arc::clone(&policy)), 0);
+            }
+            tracing::info!(?cause, "reloaded");
+        }
+        Err(error) => {
+            tracing::error!(
+                ?cause,
+                "nothing is reloaded, all stays as it was: {error:#}"
+            );
+        }
     }
 }
 
