@@ -37,6 +37,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Command};
 use thiserror::Error;
 
+pub mod check;
 pub mod host;
 pub mod logging;
 pub mod options;
