@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   member's core ── Publish, Call(join, …) ──► room's home
-//!   member's core ◄── Joined, Left, Append, Signal, Reply ── room's home
+//!   member's core ◄── Joined, Full, Left, Append, Signal, Reply ── room's home
 //!   any core ── Arrived, Departed, Direct ──► user's home ── Deliver, Reply ──► any core
 //! ```
 //!
@@ -136,6 +136,19 @@ pub struct Welcome {
     pub replay: Vec<Frame>,
 }
 
+/// A home's answer to a join that it refuses, because the room has as many users as it takes.
+#[derive(Debug)]
+pub struct Full {
+    /// The room.
+    pub room: RoomKey,
+    /// Who was not let in.
+    pub connection: ConnectionRef,
+    /// What stands in the answer's metadata.
+    pub correlation_id: Option<Box<str>>,
+    /// How many users it takes.
+    pub members_max: u64,
+}
+
 /// A message to publish, on its way to the room's home.
 #[derive(Debug)]
 pub struct Publish {
@@ -223,6 +236,8 @@ pub enum BusMessage {
     Call(Box<Call>),
     /// To a joining connection's core.
     Joined(Box<Welcome>),
+    /// To a joining connection's core.
+    Full(Box<Full>),
     /// To a leaving connection's core.
     Left {
         /// The room.
@@ -297,6 +312,7 @@ impl BusMessage {
                 BusMessage::Direct(direct) => direct.data.len(),
                 BusMessage::Deliver { frame, .. } => frame.len(),
                 BusMessage::Call(_)
+                | BusMessage::Full(_)
                 | BusMessage::Left { .. }
                 | BusMessage::Close { .. }
                 | BusMessage::Arrived { .. }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::gate::rules::Rules;
 use crate::gate::token::Verifier;
 
 /// How users prove who they are.
@@ -20,4 +21,6 @@ pub enum Authentication {
 pub struct Policy {
     /// How users prove who they are.
     pub authentication: Authentication,
+    /// What holds in which rooms.
+    pub rules: Rules,
 }

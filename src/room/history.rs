@@ -1,21 +1,11 @@
 //! The last messages of a room, kept at its home for those that come late or come back.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use crate::frame::{Frame, SpareFrames};
 use crate::time::Instant;
 
-/// Bounds of one room's history. Whichever is reached first lets the oldest message go.
-#[derive(Copy, Clone, Debug)]
-pub struct HistoryLimits {
-    /// Messages.
-    pub messages_max: usize,
-    /// Bytes of serialised frames.
-    pub bytes_max: usize,
-    /// Age; none keeps messages until the other bounds are reached.
-    pub ttl: Option<Duration>,
-}
+pub use crate::gate::HistoryLimits;
 
 struct Kept {
     frame: Frame,
@@ -72,6 +62,18 @@ impl History {
         None
     }
 
+    /// Lets go of what is over bounds that have changed, but for those of age.
+    pub fn trim(&mut self, limits: &HistoryLimits) {
+        while self.kept.len() > limits.messages_max || self.bytes > limits.bytes_max {
+            if self.pop_oldest().is_none() {
+                break;
+            }
+        }
+        if self.kept.is_empty() {
+            self.kept = VecDeque::new();
+        }
+    }
+
     fn pop_oldest(&mut self) -> Option<Frame> {
         let Kept { frame, .. } = self.kept.pop_front()?;
         self.bytes -= frame.len();
@@ -111,6 +113,8 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn limits(messages_max: usize, bytes_max: usize, ttl_s: u64) -> HistoryLimits {
@@ -163,6 +167,17 @@ mod tests {
             &mut SpareFrames::default(),
         );
         assert_eq!((history.newest(), history.complete_since()), (3, 3));
+    }
+
+    #[test]
+    fn narrower_bounds_let_the_oldest_go() {
+        let mut history = filled(5, &limits(100, 100, 0));
+        history.trim(&limits(100, 4, 0));
+        assert_eq!((history.bytes(), history.complete_since()), (4, 1));
+        history.trim(&limits(2, 100, 0));
+        assert_eq!(texts(history.last(9)), [[4], [5]]);
+        history.trim(&limits(0, 100, 0));
+        assert_eq!((history.newest(), history.complete_since()), (5, 5));
     }
 
     #[test]

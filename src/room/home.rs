@@ -12,7 +12,7 @@ use crate::address::{ConnectionRef, CoreId};
 use crate::frame::{Frame, SpareFrames};
 use crate::protocol::json::encode;
 use crate::protocol::{Epoch, Event, Member, MessageId, Offset, Recover, Sender, UserId};
-use crate::room::history::{History, HistoryLimits};
+use crate::room::history::History;
 use crate::room::idempotency::Accepted;
 use crate::room::users::UserMap;
 use crate::time::{Instant, Now};
@@ -26,18 +26,7 @@ const READ_POSITIONS_MAX: usize = 10_000;
 /// How many members an answer lists. The count beside the list is exact.
 const MEMBERS_LISTED_MAX: usize = 1_000;
 
-/// Bounds of a room.
-#[derive(Copy, Clone, Debug)]
-pub struct RoomLimits {
-    /// What is kept for those that come later.
-    pub history: HistoryLimits,
-    /// How long a room without members keeps its position and history.
-    pub idle_ttl: Duration,
-    /// How long a repeated publish is recognised.
-    pub idempotency_window: Duration,
-    /// How many accepted publishes are remembered for that.
-    pub idempotency_keys_max: usize,
-}
+pub use crate::gate::RoomLimits;
 
 /// One connection's membership, as the home knows it.
 #[derive(Copy, Clone, Debug)]
@@ -331,7 +320,7 @@ impl HomeRoom {
     ) -> Published {
         let user = sender.map(|s| s.user_id);
         let offset = self.history.newest() + 1;
-        if let Some(id) = message_id {
+        if let Some(id) = message_id.filter(|_| limits.idempotency_keys_max > 0) {
             let fresh = || Box::new(Accepted::new(hasher.clone()));
             let accepted = self.accepted.get_or_insert_with(fresh);
             let keys_max = limits.idempotency_keys_max;
@@ -436,6 +425,20 @@ impl HomeRoom {
                 (self.history.after(since, limit).collect(), complete)
             }
             None => (self.history.last(limit).collect(), true),
+        }
+    }
+
+    /// Whether a user is in the room.
+    pub fn holds(&self, user: &UserId) -> bool {
+        self.users.contains(user)
+    }
+
+    /// Lets go of what is over bounds that have changed.
+    pub fn follow(&mut self, now: Instant, limits: &RoomLimits) {
+        self.history.trim(&limits.history);
+        self.history.expire(now, &limits.history);
+        if limits.idempotency_keys_max == 0 {
+            self.accepted = None;
         }
     }
 

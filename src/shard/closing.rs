@@ -226,14 +226,19 @@ impl Shard {
                 .and_then(|q| q.oldest_data())
                 .is_some_and(|at| at + self.config.lag_age_max <= self.now.mono),
         };
-        if must_go || self.config.overflow == Overflow::Evict {
+        if must_go || self.lags_where_laggards_go(index) {
             self.metrics.connections.evicted.count(lag.cause());
             self.close_with(index, lag.code());
             return;
         }
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
         let subscriptions = connection.subscriptions.clone();
         for (id, member) in subscriptions.iter().flat_map(|s| s.feeds()) {
-            self.skip(index, id, member);
+            let ruling = self.local_ruling(id.room());
+            let keeps_newest = self.config.overflow(ruling) == Overflow::Latest;
+            self.skip(index, id, member, keeps_newest);
         }
         // What is left is the rest of a frame, in the queue now, and perhaps one newest message.
         if self.connections.get(index).is_some_and(|c| c.blocked) {
@@ -242,11 +247,28 @@ impl Shard {
         self.rearm_lag_age(index);
     }
 
+    /// Whether one of the rooms in which a connection is behind evicts. The bounds hold for a
+    /// connection, not for each of its rooms, so one such room is enough: what it owes there cannot
+    /// be left out, and skipping elsewhere would not bound it.
+    fn lags_where_laggards_go(&mut self, index: u32) -> bool {
+        let Some(connection) = self.connections.get(index) else {
+            return false;
+        };
+        let subscriptions = connection.subscriptions.clone();
+        subscriptions.iter().any(|subscription| {
+            let is_behind = subscription.feeds().any(|(id, member)| {
+                Self::feed_ref(&self.locals, id).is_some_and(|feed| feed.lag_bytes(member) > 0)
+            });
+            let ruling = self.local_ruling(subscription.room);
+            is_behind && self.config.overflow(ruling) == Overflow::Evict
+        })
+    }
+
     /// Moves a laggard's cursor in one feed to the newest, or to the newest message, and tells it
     /// what it missed.
-    fn skip(&mut self, index: u32, id: FeedId, member: u32) {
+    fn skip(&mut self, index: u32, id: FeedId, member: u32, keeps_newest: bool) {
         self.detach_under_way(index, id, member);
-        let keep_newest = self.config.overflow == Overflow::Latest && !id.is_presence();
+        let keep_newest = keeps_newest && !id.is_presence();
         let Some(feed) = Self::feed_in(&mut self.locals, id) else {
             return;
         };

@@ -7,17 +7,7 @@ use crate::address::CoreId;
 use crate::gate::Policy;
 use crate::room::home::RoomLimits;
 
-/// What happens to a member of a room whose lag passes a bound.
-#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
-pub enum Overflow {
-    /// The connection is closed with 4101 or 4102.
-    #[default]
-    Evict,
-    /// The cursor jumps to the newest, and the connection is told what it missed.
-    Skip,
-    /// Like skip, but the newest message is kept.
-    Latest,
-}
+pub use crate::gate::Overflow;
 
 /// Everything that a shard does not find out for itself. Plain data, the same on all cores of a
 /// node but for `core`.

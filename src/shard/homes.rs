@@ -3,13 +3,14 @@
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId, RoomKey};
-use crate::bus::{Append, Ask, BusMessage, Call, Lane, PUBLISH_CREDITS, Peer, Welcome};
+use crate::bus::{Append, Ask, BusMessage, Call, Full, Lane, PUBLISH_CREDITS, Peer, Welcome};
 use crate::frame::Note;
 use crate::protocol::json::encode;
 use crate::protocol::{Code, Epoch, Event, Offset, Recover, Sender};
 use crate::room::HomeRoom;
 use crate::room::home::{Published, Share, Upkeep};
 use crate::shard::connection::Timer;
+use crate::shard::ruling::Ruling;
 use crate::shard::{Home, Shard, mix};
 
 /// What is published.
@@ -121,6 +122,7 @@ impl Shard {
         }
         let epoch = self.epoch_of(hash);
         let key = self.key(hash, room);
+        let ruling = self.ruling_by_name(room);
         let room = HomeRoom::new(epoch, self.now.mono, &self.hasher);
         let home = self.homes.insert(
             key,
@@ -128,9 +130,15 @@ impl Shard {
                 room,
                 upkeep: None,
                 summary: None,
+                ruling,
             },
         );
-        self.arm_upkeep(home);
+        // By a timer even where it is due at once: whoever makes the room is about to use it.
+        let due = self.now.mono + self.config.limits(ruling).idle_ttl;
+        let timer = self.wheel.insert(due, Timer::Upkeep(home));
+        if let Some(made) = self.homes.get_mut(home) {
+            made.upkeep = Some((timer, due));
+        }
         Some(home)
     }
 
@@ -177,9 +185,23 @@ impl Shard {
         let Some(key) = self.homes.key(home).cloned() else {
             return;
         };
+        let ruling = self.home_ruling(home);
+        let members_max = self.config.members_max(ruling);
         let Some(Home { room, .. }) = self.homes.get_mut(home) else {
             return;
         };
+        if let Some(max) = members_max
+            && room.user_count() >= max
+            && !room.holds(&peer.user)
+        {
+            let full = Full {
+                room: key,
+                connection: peer.connection,
+                correlation_id: correlation_id.map(Box::from),
+                members_max: max,
+            };
+            return self.deliver_or_send(peer.connection.core, BusMessage::Full(Box::new(full)));
+        }
         let joined = room.join(peer.connection, &peer.user, presence, history, recover);
         let welcome = Welcome {
             room: key,
@@ -252,6 +274,7 @@ impl Shard {
         let Some(key) = self.homes.key(home).cloned() else {
             return;
         };
+        let ruling = self.home_ruling(home);
         let Shard {
             homes,
             scratch,
@@ -274,9 +297,10 @@ impl Shard {
             Some(sender),
             (payload, message_id),
             *now,
-            &config.room,
+            config.limits(ruling),
             tools,
         );
+        let is_new = matches!(published, Published::Accepted { .. });
         let offset = match published {
             Published::Repeat { offset } => offset,
             Published::Accepted { offset } => {
@@ -284,7 +308,6 @@ impl Shard {
                 let frame = std::mem::take(&mut self.scratch);
                 self.fan_out(home, &key, &frame, offset, except);
                 self.scratch = frame;
-                self.arm_upkeep_of_message(home, message_id.is_some());
                 offset
             }
         };
@@ -297,6 +320,9 @@ impl Shard {
             message_id: room.message_id(message_id, offset),
         };
         self.reply(peer.connection, &event, correlation_id, PUBLISH_CREDITS);
+        if is_new {
+            self.arm_upkeep_of_message(home, ruling, message_id.is_some());
+        }
     }
 
     /// Sends an accepted message to every core with members.
@@ -370,10 +396,11 @@ impl Shard {
         (since, limit): (Option<u64>, Option<u32>),
         credits: u16,
     ) {
-        let home = self
-            .homes
-            .find(hash, room)
-            .and_then(|home| self.homes.get(home));
+        let home = self.homes.find(hash, room);
+        if let Some(home) = home {
+            self.home_ruling(home);
+        }
+        let home = home.and_then(|home| self.homes.get(home));
         // A room that nobody made yet has no messages, and the epoch with which it would begin.
         let (epoch, offset) = home.map_or((self.epoch_of(hash), 0), |h| {
             (h.room.epoch(), h.room.offset())
@@ -392,17 +419,11 @@ impl Shard {
         self.reply_with(peer.connection, &answer, credits);
     }
 
-    /// Starts the clock of what a room keeps, unless it runs.
-    fn arm_upkeep(&mut self, home: u32) {
-        if self.homes.get(home).is_some_and(|h| h.upkeep.is_none()) {
-            self.upkeep(home);
-        }
-    }
-
-    /// The same for a message that was accepted now: a clock that runs may be one for something
-    /// that is due much later.
-    fn arm_upkeep_of_message(&mut self, home: u32, has_key: bool) {
-        let limits = &self.config.room;
+    /// Starts the clock of what a room keeps, for a message that was accepted now: one that runs
+    /// may be for something that is due much later.
+    fn arm_upkeep_of_message(&mut self, home: u32, ruling: Ruling, has_key: bool) {
+        let limits = self.config.limits(ruling);
+        let has_key = has_key && limits.idempotency_keys_max > 0;
         let window = has_key.then_some(limits.idempotency_window);
         let ttl = limits.history.ttl;
         let ttl = ttl.filter(|_| limits.history.messages_max > 0);
@@ -430,16 +451,18 @@ impl Shard {
     /// Lets go of what is over its time in a room, and of the room.
     pub(super) fn upkeep(&mut self, home: u32) {
         let now = self.now.mono;
+        let ruling = self.follow_rules(home);
         let Some(Home {
             room,
             upkeep,
             summary,
+            ..
         }) = self.homes.get_mut(home)
         else {
             return;
         };
         *upkeep = None;
-        match room.upkeep(now, &self.config.room) {
+        match room.upkeep(now, self.config.limits(ruling)) {
             Upkeep::Nothing => {}
             Upkeep::At(due) => {
                 *upkeep = Some((self.wheel.insert(due, Timer::Upkeep(home)), due));

@@ -4,6 +4,7 @@ use crate::bus::{Ask, BusMessage, CREDITS, PUBLISH_CREDITS, Peer, Publish};
 use crate::codec::websocket::{
     CloseFrame, Control, Data, Item, Limits, OpCode, encode_close, encode_frame,
 };
+use crate::gate::Wish;
 use crate::metrics::CommandType;
 use crate::protocol::{Code, Command, Event, Malformed, Request};
 use crate::session::Class;
@@ -321,9 +322,17 @@ impl Shard {
             Command::ReadReceipt { room, offset } => {
                 self.signal(index, room, Ask::Read { offset }, id);
             }
-            Command::PresenceQuery { room } => self.ask(index, room, Ask::Members, id),
+            Command::PresenceQuery { room } => {
+                let hash = self.placement.hash_one(room);
+                if self.permits_or_refuses(index, (hash, room), Wish::Members, id) {
+                    self.ask(index, room, Ask::Members, id);
+                }
+            }
             Command::HistoryQuery { room, since, limit } => {
-                self.ask(index, room, Ask::History { since, limit }, id);
+                let hash = self.placement.hash_one(room);
+                if self.permits_or_refuses(index, (hash, room), Wish::History, id) {
+                    self.ask(index, room, Ask::History { since, limit }, id);
+                }
             }
             Command::Ping { payload } => self.answer(index, &Event::Pong { payload }, id),
         }
@@ -338,7 +347,21 @@ impl Shard {
     }
 
     pub(super) fn join(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
+        let wish = match ask {
+            Ask::Join {
+                history,
+                recover,
+                presence,
+            } => Wish::Join {
+                history: history > 0 || recover.is_some(),
+                presence: presence == Some(true),
+            },
+            _ => return,
+        };
         let hash = self.placement.hash_one(room);
+        if !self.permits_or_refuses(index, (hash, room), wish, correlation_id) {
+            return;
+        }
         if !self.is_subscribed(index, room) {
             let max = self.config.rooms_per_connection_max;
             let Some(connection) = self.connections.get(index) else {
@@ -367,6 +390,14 @@ impl Shard {
 
     /// Typing and receipts pass between members only.
     fn signal(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
+        let wish = match ask {
+            Ask::Typing { .. } => Wish::Typing,
+            _ => Wish::Receipt,
+        };
+        let hash = self.placement.hash_one(room);
+        if !self.permits_or_refuses(index, (hash, room), wish, correlation_id) {
+            return;
+        }
         if self.is_subscribed(index, room) {
             return self.ask(index, room, ask, correlation_id);
         }
@@ -404,6 +435,12 @@ impl Shard {
     ) {
         let Some(peer) = self.peer(index) else { return };
         let hash = self.placement.hash_one(room);
+        let wish = Wish::Publish {
+            bytes: publication.payload.len(),
+        };
+        if !self.permits_or_refuses(index, (hash, room), wish, correlation_id) {
+            return;
+        }
         let home = self.home_of(hash);
         if home == self.config.core {
             return self.home_publish(hash, room, &peer, correlation_id, publication);

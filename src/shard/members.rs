@@ -3,10 +3,10 @@
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, RoomKey};
-use crate::bus::{Ask, Batch, BusMessage, CREDITS, Lane, Peer, Signal, Welcome};
+use crate::bus::{Ask, Batch, BusMessage, CREDITS, Full, Lane, Peer, Signal, Welcome};
 use crate::frame::{Frame, Note};
 use crate::metrics::Kind;
-use crate::protocol::{ClientId, Event, Offset};
+use crate::protocol::{ClientId, Code, Event, Offset};
 use crate::room::{Feed, RoomTable};
 use crate::session::Class;
 use crate::shard::connection::{Connection, FeedId, NONE, Phase, Subscription};
@@ -46,6 +46,7 @@ impl Shard {
                 self.home_call(call.room.hash(), call.room.name(), &call.peer, id, call.ask);
             }
             BusMessage::Joined(welcome) => self.joined(*welcome),
+            BusMessage::Full(full) => self.not_joined(&full),
             BusMessage::Left {
                 room,
                 connection,
@@ -136,6 +137,33 @@ impl Shard {
         self.enrol(index, local, welcome.presence);
         self.look_again_if_blocked(index);
         if self.is_home_elsewhere(&welcome.room) {
+            self.give_back(index, CREDITS / 16);
+        } else {
+            self.pause_if_needed(index);
+        }
+    }
+
+    /// The home did not let a connection in: what was held for the join is taken back.
+    fn not_joined(&mut self, full: &Full) {
+        let Full {
+            room, members_max, ..
+        } = full;
+        let Some(index) = self.resolve(full.connection).filter(|i| self.is_native(*i)) else {
+            return;
+        };
+        if let Some(local) = self.locals.find(room.hash(), room.name()) {
+            let connection = self.connections.get_mut(index);
+            let subscription = connection.and_then(|c| c.subscription(local));
+            // A membership is none of this answer's: the home took one back before it refused.
+            if subscription.is_some_and(|s| s.member == NONE) {
+                self.withdraw(index, local);
+            }
+        }
+        let message =
+            format!("this room takes {members_max} users, and they are there; try again later");
+        let id = full.correlation_id.as_deref();
+        self.refuse(index, Code::RoomFull, &message, Some(room.name()), id);
+        if self.is_home_elsewhere(room) {
             self.give_back(index, CREDITS / 16);
         } else {
             self.pause_if_needed(index);

@@ -26,6 +26,7 @@ mod homes;
 mod intake;
 mod laggards;
 mod members;
+mod ruling;
 mod telling;
 mod timers;
 mod users;
@@ -51,6 +52,7 @@ use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
 use crate::session::SpareQueues;
 use crate::shard::connection::{Connection, FeedId, Timer};
 use crate::shard::flush::{Finding, Shared, Visited};
+use crate::shard::ruling::Ruling;
 use crate::time::{Instant, Now};
 use crate::wheel::{TimerId, Wheel};
 
@@ -75,6 +77,7 @@ struct LocalRoom {
     references: u32,
     /// Users in the room, as last heard.
     user_count: u64,
+    ruling: Ruling,
     messages: Feed,
     presence: Option<Box<Feed>>,
 }
@@ -85,6 +88,7 @@ struct Home {
     /// The timer of what it keeps, and when that is due.
     upkeep: Option<(TimerId, Instant)>,
     summary: Option<TimerId>,
+    ruling: Ruling,
 }
 
 /// How much a shard holds, in numbers that are zero when nobody is there.
@@ -124,6 +128,10 @@ pub struct Backlog {
 /// The state of one core.
 pub struct Shard {
     config: ShardConfig,
+    /// Counts the changes of the policy's rules, from 1: what was found by older ones is stale.
+    rules_version: u32,
+    /// Whether the rules can refuse anything or differ from the flags.
+    rules_matter: bool,
     now: Now,
     rng: fastrand::Rng,
     hasher: ahash::RandomState,
@@ -177,6 +185,8 @@ impl Shard {
         let hasher_of = |s: [u64; 4]| ahash::RandomState::with_seeds(s[0], s[1], s[2], s[3]);
         let hasher = hasher_of(four());
         Shard {
+            rules_version: 1,
+            rules_matter: !config.policy.rules.are_trivial(),
             now,
             rng: fastrand::Rng::with_seed(config.seed ^ mix(core + 1)),
             placement: hasher.clone(),
@@ -227,9 +237,14 @@ impl Shard {
         self.now.mono.as_millis() as u32
     }
 
-    /// What the operator allows is another from now on.
+    /// What the operator allows is another from now on. No room is visited: each follows the new
+    /// rules when it is next looked at, or its next timer fires. Who is in stays in.
     pub fn handle_policy(&mut self, now: Now, policy: Arc<Policy>) {
         self.set_now(now);
+        if policy.rules != self.config.policy.rules {
+            self.rules_version = self.rules_version.wrapping_add(1).max(1);
+            self.rules_matter = !policy.rules.are_trivial();
+        }
         self.config.policy = policy;
     }
 

@@ -30,7 +30,10 @@ impl Shard {
     /// Tells those who asked for presence that a user came or went; in a large room later, with
     /// others.
     pub(super) fn tell_presence(&mut self, home: u32, user: &UserId, came: bool) {
-        let limit = self.config.presence_limit;
+        let ruling = self.home_ruling(home);
+        let Some(limit) = self.config.presence_limit(ruling) else {
+            return;
+        };
         let Some(key) = self.homes.key(home).cloned() else {
             return;
         };
@@ -77,6 +80,7 @@ impl Shard {
 
     /// A second of joins and leaves in a large room is over.
     pub(super) fn tell_summary(&mut self, home: u32) {
+        let ruling = self.home_ruling(home);
         let Some(key) = self.homes.key(home).cloned() else {
             return;
         };
@@ -85,7 +89,8 @@ impl Shard {
         };
         *summary = None;
         let Summary { joined, left } = std::mem::take(&mut room.summary);
-        if (joined, left) == (0, 0) {
+        let is_told = self.config.presence_limit(ruling).is_some();
+        if (joined, left) == (0, 0) || !is_told {
             return;
         }
         let count = room.user_count();

@@ -3,6 +3,7 @@
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
 use super::*;
+use crate::gate::HistoryLimits;
 use crate::protocol::ClientId;
 
 const EPOCH: Epoch = Epoch(5);
