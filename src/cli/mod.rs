@@ -9,9 +9,9 @@
 //!
 //! [`options`] is the only list of flags; the other names, the help text and `docs/flags.md`
 //! ([`mod@reference`]) follow from it. [`units`] are the values' notations, [`sources`] merges the
-//! layers, [`validate`] holds flags against each other, [`host`]
-//! asks the machine what it allows, [`startup`] says what comes of both. [`policy`] reads the files
-//! that the options name.
+//! layers, [`rooms`] reads the file's tables of rules, [`validate`] holds flags against each other,
+//! [`host`] asks the machine what it allows, [`startup`] says what comes of both. [`policy`] reads
+//! the files that the options name, [`reload`] all of it again while the server runs.
 //!
 //! Nothing here starts anything: [`parse_from`] is a function of its arguments and of the file
 //! they name. A program around it is
@@ -44,6 +44,7 @@ pub mod options;
 pub mod policy;
 pub mod reference;
 pub mod reload;
+pub mod rooms;
 pub mod settings;
 pub mod sources;
 pub mod startup;
@@ -125,6 +126,9 @@ pub enum CliError {
         /// What to do, with its punctuation.
         hint: String,
     },
+    /// More than one of these.
+    #[error("{}", lines_of(.0))]
+    Several(Vec<CliError>),
     /// Values that are good alone, but not together.
     #[error("{}", conflicts_text(.0))]
     Conflicts(Vec<(Conflict, Vec<(&'static str, Origin)>)>),
@@ -135,6 +139,11 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         EXIT_USAGE
     }
+}
+
+fn lines_of(errors: &[CliError]) -> String {
+    let lines: Vec<String> = errors.iter().map(CliError::to_string).collect();
+    lines.join("\n")
 }
 
 fn conflicts_text(conflicts: &[(Conflict, Vec<(&'static str, Origin)>)]) -> String {

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 
 use super::logging::log_filter;
 use super::policy::{KeySource, Secret, key_source};
+use super::rooms::RoomTable;
 use super::units::{
     Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, count, count_or_auto, duration,
 };
@@ -134,6 +135,11 @@ pub struct Messages {
 #[command(next_help_heading = "Rooms")]
 #[group(skip)]
 pub struct Rooms {
+    /// Which rooms exist: open (every name), explicit (those that a [[rooms]] pattern means)
+    #[arg(long, value_name = "NAMES", value_enum, default_value_t = RoomNames::Open)]
+    #[arg(hide_possible_values = true)]
+    pub rooms: RoomNames,
+
     /// Messages that each room keeps for history and recovery; 0: none
     #[arg(long, value_name = "COUNT", default_value = "100", value_parser = count(0..=1_000_000))]
     pub history: usize,
@@ -172,6 +178,10 @@ pub struct Rooms {
     /// Values of message_id that each room remembers; the oldest make room
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0..=10_000_000))]
     pub idempotency_keys: usize,
+
+    /// The `[[rooms]]` tables of the file, in its order: no flag.
+    #[arg(skip)]
+    pub tables: Vec<RoomTable>,
 }
 
 /// What becomes of a connection that reads too slowly.
@@ -354,6 +364,15 @@ pub enum Overflow {
     Skip,
     /// It gets the newest message alone, and is told the offsets it missed.
     Latest,
+}
+
+/// Which rooms exist.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum RoomNames {
+    /// Every name is a room's.
+    Open,
+    /// Those names that the pattern of a rule means; others are answered with 4007.
+    Explicit,
 }
 
 /// How users prove who they are.

@@ -49,7 +49,10 @@ pub fn policy(options: &Options) -> Result<Policy, PolicyError> {
         AuthMethod::None => Authentication::Open,
         AuthMethod::Jwt => Authentication::Token(Arc::new(verifier(&options.authentication)?)),
     };
-    Ok(Policy { authentication })
+    Ok(Policy {
+        authentication,
+        rules: super::rooms::rules(options),
+    })
 }
 
 /// The files that a policy is made of: when one of them changes, so does the policy.

@@ -63,6 +63,29 @@ fn random_seed() -> u64 {
         .finish()
 }
 
+/// The bounds of a room that no rule governs.
+pub(super) fn room_limits(rooms: &options::Rooms) -> RoomLimits {
+    RoomLimits {
+        history: HistoryLimits {
+            messages_max: rooms.history,
+            bytes_max: rooms.history_bytes,
+            ttl: (!rooms.history_ttl.is_zero()).then_some(rooms.history_ttl),
+        },
+        idle_ttl: rooms.room_idle_ttl,
+        idempotency_window: rooms.idempotency_window,
+        idempotency_keys_max: rooms.idempotency_keys,
+    }
+}
+
+/// The policy for laggards of that name.
+pub(super) fn overflow(policy: options::Overflow) -> Overflow {
+    match policy {
+        options::Overflow::Evict => Overflow::Evict,
+        options::Overflow::Skip => Overflow::Skip,
+        options::Overflow::Latest => Overflow::Latest,
+    }
+}
+
 /// The bounds of one core's shard, as the options have them.
 pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> ShardConfig {
     let Options {
@@ -88,22 +111,9 @@ pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> S
         protocol_errors_max: u32::try_from(messages.max_protocol_errors).unwrap_or(u32::MAX),
         rooms_per_connection_max: rooms.max_rooms_per_connection,
         rooms_max: rooms.max_rooms.div_ceil(usize::from(cores.max(1))),
-        room: RoomLimits {
-            history: HistoryLimits {
-                messages_max: rooms.history,
-                bytes_max: rooms.history_bytes,
-                ttl: (!rooms.history_ttl.is_zero()).then_some(rooms.history_ttl),
-            },
-            idle_ttl: rooms.room_idle_ttl,
-            idempotency_window: rooms.idempotency_window,
-            idempotency_keys_max: rooms.idempotency_keys,
-        },
+        room: room_limits(rooms),
         presence_limit: rooms.presence_limit as u64,
-        overflow: match slow_consumers.overflow {
-            options::Overflow::Evict => Overflow::Evict,
-            options::Overflow::Skip => Overflow::Skip,
-            options::Overflow::Latest => Overflow::Latest,
-        },
+        overflow: overflow(slow_consumers.overflow),
         lag_bytes_max: slow_consumers.max_lag_bytes as u64,
         lag_age_max: slow_consumers.max_lag_age,
         coalesce: slow_consumers.coalesce,

@@ -17,6 +17,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use toml::de::{DeTable, DeValue};
 
 use super::policy::Secret;
+use super::rooms::{self, RoomTable};
 use super::validate::{Conflict, conflicts};
 use super::{CliError, Options};
 
@@ -25,6 +26,11 @@ const PREFIX: &str = "TIDEWHEEL_";
 /// The variable that may hold the secret of tokens. It is no flag: a command line is there for every
 /// user of the machine to see.
 pub const JWT_SECRET_VARIABLE: &str = "TIDEWHEEL_JWT_SECRET";
+/// The file's key for tables of rules, and the flag's name that it shares.
+const ROOMS: &str = "rooms";
+
+/// The key in a file for that flag, beside tables.
+const ROOM_NAMES: &str = "room-names";
 
 /// Where a value is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,9 +104,9 @@ pub(super) struct Resolved {
 pub(super) fn resolve(flags: &ArgMatches, environment: &Environment) -> Result<Resolved, CliError> {
     let mut warnings = Vec::new();
     let from_environment = environment_layer(environment, &mut warnings)?;
-    let from_file = match config_path(flags, environment) {
-        Some(path) => file_layer(&path)?,
-        None => Layer::new(),
+    let (from_file, tables) = match config_path(flags, environment) {
+        Some(path) => read_file(&path)?,
+        None => Default::default(),
     };
 
     let mut settings = Settings::new();
@@ -125,9 +131,11 @@ pub(super) fn resolve(flags: &ArgMatches, environment: &Environment) -> Result<R
         options_from(merged).map_err(|error| CliError::CommandLine(error.render().to_string()))?;
     let secret = environment.0.get(JWT_SECRET_VARIABLE);
     options.authentication.jwt_secret = secret.map(|secret| Secret::new(secret));
+    options.rooms.tables = tables;
 
     let conflicts = conflicts(&options);
     if conflicts.is_empty() {
+        warnings.extend(rooms::warnings(&options));
         return Ok(Resolved {
             options,
             settings,
@@ -143,6 +151,28 @@ pub(super) fn resolve(flags: &ArgMatches, environment: &Environment) -> Result<R
     Err(CliError::Conflicts(
         conflicts.into_iter().map(with_origins).collect(),
     ))
+}
+
+/// Options from the text of a file alone, which errors call `FILE`, and what there is to warn of.
+///
+/// # Errors
+/// [`CliError`] where the server would not start with it.
+pub fn options_from_text(text: &str) -> Result<(Options, Vec<String>), CliError> {
+    let (layer, tables) = file_layer(Path::new("FILE"), text)?;
+    let settings = layer.into_iter().flat_map(|(flag, (values, _))| {
+        let named = move |value| (flag.clone(), value);
+        values.into_iter().map(named)
+    });
+    let mut options = options_from(settings)
+        .map_err(|error| CliError::CommandLine(error.render().to_string()))?;
+    options.rooms.tables = tables;
+    let conflicts = conflicts(&options);
+    if !conflicts.is_empty() {
+        let without_places = conflicts.into_iter().map(|conflict| (conflict, Vec::new()));
+        return Err(CliError::Conflicts(without_places.collect()));
+    }
+    let warnings = rooms::warnings(&options);
+    Ok((options, warnings))
 }
 
 /// Options from flags and their values, defaults for the rest.
@@ -211,7 +241,9 @@ fn environment_layer(
         if let Some(flag) = known.get(name) {
             let origin = Origin::Environment(name.clone());
             let values = variable_values(flag, value);
-            check(flag, &values, &origin)?;
+            for value in &values {
+                read_value(flag, flag, value, &origin)?;
+            }
             layer.insert(flag.clone(), (values, origin));
         } else if !is_no_flag(name) && !is_service_link(name) {
             warnings.push(unknown_variable(name));
@@ -256,42 +288,136 @@ fn unknown_variable(name: &str) -> String {
     }
 }
 
-fn file_layer(path: &Path) -> Result<Layer, CliError> {
+/// What is wrong with a file: all of it, each with its place.
+pub(super) struct Faults<'a> {
+    path: &'a Path,
+    text: &'a str,
+    found: Vec<(usize, CliError)>,
+}
+
+impl Faults<'_> {
+    /// The line of a byte of the text.
+    pub(super) fn line_at(&self, at: usize) -> usize {
+        line_of(self.text, at)
+    }
+
+    /// The place of a byte of the text.
+    pub(super) fn origin_at(&self, at: usize) -> Origin {
+        Origin::File {
+            path: self.path.to_owned(),
+            line: self.line_at(at),
+        }
+    }
+
+    /// How many were found so far.
+    pub(super) fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Takes one in that was found at a byte of the text.
+    pub(super) fn push(&mut self, at: usize, fault: CliError) {
+        self.found.push((at, fault));
+    }
+
+    /// A value that is none of its key's.
+    pub(super) fn value(&mut self, at: usize, key: &str, value: &str, complaint: &str) {
+        let fault = CliError::Value {
+            flag: key.to_owned(),
+            value: value.to_owned(),
+            origin: self.origin_at(at),
+            complaint: complaint.to_owned(),
+        };
+        self.push(at, fault);
+    }
+
+    /// A key that there is not.
+    pub(super) fn unknown_key(&mut self, at: usize, key: &str, hint: String) {
+        let (key, origin) = (key.to_owned(), self.origin_at(at));
+        self.push(at, CliError::UnknownKey { key, origin, hint });
+    }
+
+    /// Something that is not there or not as it should be.
+    pub(super) fn syntax(&mut self, at: usize, message: &str) {
+        let (origin, message) = (self.origin_at(at), message.to_owned());
+        self.push(at, CliError::FileSyntax { origin, message });
+    }
+
+    /// Nothing, or all of them in the order of the text.
+    fn into_result(self) -> Result<(), CliError> {
+        let mut found = self.found;
+        found.sort_by_key(|(at, _)| *at);
+        let mut faults: Vec<CliError> = found.into_iter().map(|(_, fault)| fault).collect();
+        match faults.len() {
+            0 => Ok(()),
+            1 => Err(faults.remove(0)),
+            _ => Err(CliError::Several(faults)),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<(Layer, Vec<RoomTable>), CliError> {
     let text = std::fs::read_to_string(path).map_err(|error| CliError::FileUnreadable {
         path: path.to_owned(),
         error,
     })?;
-    let origin_at = |at: usize| Origin::File {
-        path: path.to_owned(),
-        line: line_of(&text, at),
+    file_layer(path, &text)
+}
+
+fn file_layer(path: &Path, text: &str) -> Result<(Layer, Vec<RoomTable>), CliError> {
+    let mut faults = Faults {
+        path,
+        text,
+        found: Vec::new(),
     };
-    let table = DeTable::parse(&text).map_err(|error| CliError::FileSyntax {
-        origin: origin_at(error.span().map_or(0, |span| span.start)),
+    let table = DeTable::parse(text).map_err(|error| CliError::FileSyntax {
+        origin: faults.origin_at(error.span().map_or(0, |span| span.start)),
         message: error.message().to_owned(),
     })?;
 
     let known = flag_names();
-    let mut layer = Layer::new();
+    let (mut layer, mut tables) = (Layer::new(), Vec::new());
     for (key, value) in table.get_ref() {
-        let origin = origin_at(key.span().start);
+        let at = key.span().start;
+        let origin = faults.origin_at(at);
         let key: &str = key.get_ref();
-        if !known.iter().any(|flag| flag == key) {
-            let hint = unknown_key_hint(key, value.get_ref());
-            let key = key.to_owned();
-            return Err(CliError::UnknownKey { key, origin, hint });
+        if key == ROOMS && !matches!(value.get_ref(), DeValue::String(_)) {
+            tables = rooms::read(value.get_ref(), at, &mut faults);
+            continue;
         }
-        let values = match value.get_ref() {
-            DeValue::Array(values) if is_list(key) => {
-                let values = values.iter();
-                let read = values.map(|value| file_value(key, value.get_ref(), &origin));
-                read.collect::<Result<_, _>>()?
-            }
-            value => vec![file_value(key, value, &origin)?],
-        };
-        check(key, &values, &origin)?;
-        layer.insert(key.to_owned(), (values, origin));
+        let flag = if key == ROOM_NAMES { ROOMS } else { key };
+        if !known.iter().any(|name| name == flag) {
+            let hint = unknown_key_hint(key, value.get_ref());
+            faults.unknown_key(at, key, hint);
+            continue;
+        }
+        match file_values(flag, key, value.get_ref(), &origin) {
+            Ok(values) => drop(layer.insert(flag.to_owned(), (values, origin))),
+            Err(fault) => faults.push(at, fault),
+        }
     }
-    Ok(layer)
+    faults.into_result()?;
+    Ok((layer, tables))
+}
+
+/// What the file gives a flag, which it calls `key`: one value, or an array for a list.
+fn file_values(
+    flag: &str,
+    key: &str,
+    value: &DeValue<'_>,
+    origin: &Origin,
+) -> Result<Vec<String>, CliError> {
+    let values = match value {
+        DeValue::Array(values) if is_list(flag) => {
+            let values = values.iter();
+            let read = values.map(|value| file_value(key, value.get_ref(), origin));
+            read.collect::<Result<Vec<_>, _>>()?
+        }
+        value => vec![file_value(key, value, origin)?],
+    };
+    for value in &values {
+        read_value(flag, key, value, origin)?;
+    }
+    Ok(values)
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -310,7 +436,8 @@ fn unknown_key_hint(key: &str, value: &DeValue<'_>) -> String {
         );
     }
     if let DeValue::Table(_) = value {
-        return "; the file has no tables, write every key at the top".to_owned();
+        return "; the file has no tables but [[rooms]], write every other key at the top"
+            .to_owned();
     }
     match closest_flag(key) {
         Some(flag) => format!("; did you mean `{flag}`?"),
@@ -318,7 +445,11 @@ fn unknown_key_hint(key: &str, value: &DeValue<'_>) -> String {
     }
 }
 
-fn file_value(key: &str, value: &DeValue<'_>, origin: &Origin) -> Result<String, CliError> {
+pub(super) fn file_value(
+    key: &str,
+    value: &DeValue<'_>,
+    origin: &Origin,
+) -> Result<String, CliError> {
     let kind = match value {
         DeValue::String(text) => return Ok(text.to_string()),
         DeValue::Integer(number) => return Ok(number.to_string()),
@@ -340,18 +471,20 @@ fn file_value(key: &str, value: &DeValue<'_>, origin: &Origin) -> Result<String,
     })
 }
 
-/// Reads each value by itself, so that a refusal can name its place.
-fn check(flag: &str, values: &[String], origin: &Origin) -> Result<(), CliError> {
-    for value in values {
-        let setting = (flag.to_owned(), value.clone());
-        options_from(std::iter::once(setting)).map_err(|error| CliError::Value {
-            flag: flag.to_owned(),
-            value: value.clone(),
-            origin: origin.clone(),
-            complaint: complaint(&error),
-        })?;
-    }
-    Ok(())
+/// Reads one value by itself, so that a refusal can name its place; `key` is what it calls the flag.
+pub(super) fn read_value(
+    flag: &str,
+    key: &str,
+    value: &str,
+    origin: &Origin,
+) -> Result<Options, CliError> {
+    let setting = (flag.to_owned(), value.to_owned());
+    options_from(std::iter::once(setting)).map_err(|error| CliError::Value {
+        flag: key.to_owned(),
+        value: value.to_owned(),
+        origin: origin.clone(),
+        complaint: complaint(&error),
+    })
 }
 
 fn complaint(error: &clap::Error) -> String {
@@ -364,15 +497,25 @@ fn complaint(error: &clap::Error) -> String {
     }
 }
 
-/// The flag that was probably meant, by clap's own measure.
+/// The flag that was probably meant.
 fn closest_flag(key: &str) -> Option<String> {
+    closest_in(options_command(), key)
+}
+
+/// The name among some that was probably meant.
+pub(super) fn closest(key: &str, names: impl Iterator<Item = &'static str>) -> Option<String> {
+    let command = Command::new("tidewheel").no_binary_name(true);
+    let arguments = names.map(|name| clap::Arg::new(name).long(name));
+    closest_in(command.args(arguments), key)
+}
+
+/// By clap's own measure.
+fn closest_in(command: Command, key: &str) -> Option<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if key.is_empty() || !key.chars().all(is_word) {
         return None;
     }
-    let error = options_command()
-        .try_get_matches_from([format!("--{key}")])
-        .err()?;
+    let error = command.try_get_matches_from([format!("--{key}")]).err()?;
     match error.get(ContextKind::SuggestedArg)? {
         ContextValue::String(flag) => Some(flag.trim_start_matches('-').to_owned()),
         _ => None,

@@ -168,9 +168,9 @@ fn an_unknown_key_is_refused_with_file_line_and_what_was_meant() {
             "error: unknown key `max_lag_bytes` (FILE, line 1); did you mean `max-lag-bytes`?",
         ),
         (
-            "\n[rooms]\nhistory = 1",
-            "error: unknown key `rooms` (FILE, line 2); the file has no tables, \
-             write every key at the top",
+            "\n[listeners]\nlisten = 1",
+            "error: unknown key `listeners` (FILE, line 2); the file has no tables but [[rooms]], \
+             write every other key at the top",
         ),
         (
             "'' = 1",
