@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   seed ─► plan    bounds, rooms, clients
+//!           law     rules, and what they make of an answer
 //!           script  what clients do, step by step
 //!           world   the reactor's turns, the bus, the clock ── Shard × 1..4
 //!           wire    sockets of some size; every frame is judged as it is written by
@@ -16,6 +17,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a simulation that cannot go on has failed
 
+mod law;
 mod member;
 mod peer;
 mod plan;
@@ -149,7 +151,7 @@ fn run_many(start: u64, count: u64) -> Told {
 }
 
 /// What a few hundred days must have met, or they prove little.
-const MET: [&str; 34] = [
+const MET: [&str; 37] = [
     "auth_response",
     "close 1000",
     "close 1001",
@@ -165,7 +167,10 @@ const MET: [&str; 34] = [
     "close 4103",
     "close 4200",
     "direct_message",
+    "error 4005",
     "error 4006",
+    "error 4007",
+    "error 4008",
     "error 4010",
     "error 4013",
     "error 4014",

@@ -3,20 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use tidewheel::shard::Overflow;
 
 use crate::Check;
+use crate::law::Law;
 use crate::session::Question;
 use crate::truth::{Asked, Glimpse, Truth};
-
-/// What of the plan a session has to know.
-#[derive(Copy, Clone)]
-pub struct Rules {
-    pub overflow: Overflow,
-    pub rooms_per_connection_max: usize,
-    /// Presence is told one by one, whatever happens.
-    pub presence_is_exact: bool,
-}
 
 /// The replay after a join.
 struct Replay {
@@ -227,12 +218,16 @@ impl Member {
         }
     }
 
-    pub fn presence_update(&mut self, payload: &Value, user: &str, rules: &Rules) -> Check {
+    pub fn presence_update(&mut self, room: &str, payload: &Value, user: &str, law: &Law) -> Check {
+        let is_exact = law.presence_is_exact(room);
+        if law.rule(room).is_some_and(|rule| !rule.presence) {
+            return Err("this room tells no presence".into());
+        }
         let watch = self.watch.as_mut().ok_or("not asked for")?;
         let count = number(payload, "count")?;
         let about = payload["user_id"].as_str();
         let came = match payload["event"].as_str() {
-            Some("summary") if rules.presence_is_exact => return Err("a summary".into()),
+            Some("summary") if is_exact => return Err("a summary".into()),
             Some("summary") => {
                 watch.count = count;
                 watch.users.clear();
@@ -252,7 +247,7 @@ impl Member {
         let before = watch.users.insert(about.to_owned(), came);
         let is_news = count == expected && before != Some(came);
         watch.count = count;
-        if is_news || !rules.presence_is_exact {
+        if is_news || !is_exact {
             Ok(())
         } else {
             Err(format!("{expected} were expected, {about} was {before:?}"))

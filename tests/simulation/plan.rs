@@ -1,12 +1,16 @@
 //! What a seed decides before the first step: cores, bounds, rooms, clients.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use tidewheel::address::CoreId;
+use tidewheel::gate::Policy;
 use tidewheel::room::history::HistoryLimits;
 use tidewheel::room::home::RoomLimits;
 use tidewheel::shard::{Overflow, ShardConfig};
+
+use crate::law::{self, Law};
 
 /// How a client treats its socket.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -23,6 +27,8 @@ pub enum Temper {
 pub struct Plan {
     /// The shards' configuration, but for `core`.
     pub shard: ShardConfig,
+    /// What holds in which room.
+    pub law: Law,
     /// Writes of a flush.
     pub flush_budget: usize,
     /// Steps before the day ends.
@@ -85,7 +91,12 @@ impl Plan {
         } else {
             rng.u64(..1 << 40)
         };
+        shard.policy = Arc::new(Policy {
+            rules: law::rules(shard.seed, &shard.room),
+            ..Policy::default()
+        });
         Plan {
+            law: Law::new(&shard),
             flush_budget: pick(rng, &[1, 2, 3, 8, 64, 4096]),
             steps,
             rooms: rooms.map(|r| (*r).to_owned()).collect(),
@@ -107,11 +118,6 @@ impl Plan {
         } = self.shard;
         let least = heartbeat_timeout.min(lag_age_max);
         least.min(handshake_timeout).min(close_timeout) / 2
-    }
-
-    /// Whether presence is told one by one, whatever happens.
-    pub fn presence_is_exact(&self) -> bool {
-        self.shard.presence_limit >= 1_000 && self.shard.overflow == Overflow::Evict
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tidewheel::codec::websocket::OpCode;
 
 use crate::Check;
-use crate::member::Rules;
+use crate::law::Standing;
 use crate::peer::Peer;
 use crate::plan::Temper;
 use crate::session::{Pending, Question, Session};
@@ -109,12 +109,7 @@ impl World {
             self.clients[client].name.clone(),
             self.clients[client].temper,
         );
-        let rules = Rules {
-            overflow: self.plan.shard.overflow,
-            rooms_per_connection_max: self.plan.shard.rooms_per_connection_max,
-            presence_is_exact: self.plan.presence_is_exact(),
-        };
-        let mut session = Session::new(id, name.clone(), rules);
+        let mut session = Session::new(id, name.clone(), self.plan.law.clone());
         match temper {
             Temper::Good => {}
             Temper::Choppy => session.allowed.extend([4101]),
@@ -149,7 +144,11 @@ impl World {
                     presence: None,
                 };
                 let floor_ms = self.floor_ms();
-                let pending = Pending { question, floor_ms };
+                let pending = Pending {
+                    question,
+                    standing: Standing::Outside,
+                    floor_ms,
+                };
                 peer.session.pending.insert("url".into(), pending);
             }
             _ => {}
@@ -366,7 +365,16 @@ impl World {
         let floor_ms = self.floor_ms();
         let fragments = self.rng.usize(..8).saturating_sub(4);
         let peer = &mut self.peers[id];
-        let pending = Pending { question, floor_ms };
+        let room = match &question {
+            Question::Publish(n) => &self.truth.publications[*n].room,
+            Question::Join { room, .. } => room,
+            _ => "",
+        };
+        let pending = Pending {
+            standing: peer.session.standing(room),
+            question,
+            floor_ms,
+        };
         peer.session.pending.insert(correlation_id, pending);
         peer.send_text(&text, fragments, &mut self.rng);
     }

@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use tidewheel::codec::websocket::client::ServerFrame;
 use tidewheel::codec::websocket::{Control, Data, OpCode};
+use tidewheel::gate::Wish;
 use tidewheel::shard::Overflow;
 
 use crate::Check;
-use crate::member::{Member, Rules};
+use crate::law::{Law, Standing};
+use crate::member::Member;
 use crate::truth::{Asked, Glimpse, Truth};
 
 /// Something that was asked with a `correlation_id`.
@@ -45,6 +47,8 @@ pub enum Question {
 /// A question, and when it was asked.
 pub struct Pending {
     pub question: Question,
+    /// Whether it was a member of the room it asks about.
+    pub standing: Standing,
     /// Everything that was due before this had been done when it was asked.
     pub floor_ms: u64,
 }
@@ -58,7 +62,7 @@ pub struct Session {
     name: Option<String>,
     pub user: Option<String>,
     pub client_id: Option<String>,
-    rules: Rules,
+    law: Law,
     pub pending: BTreeMap<String, Pending>,
     pub members: BTreeMap<String, Member>,
     /// Malformed messages that were sent, and errors 4006 that came.
@@ -79,13 +83,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(peer: usize, name: Option<String>, rules: Rules) -> Session {
+    pub fn new(peer: usize, name: Option<String>, law: Law) -> Session {
         Session {
             peer,
             name,
             user: None,
             client_id: None,
-            rules,
+            law,
             pending: BTreeMap::new(),
             members: BTreeMap::new(),
             malformed: 0,
@@ -175,17 +179,24 @@ impl Session {
         match kind {
             "message" | "messages_missed" | "typing_start" | "typing_stop" | "read_receipt"
             | "presence_update" => {
-                let rules = &self.rules;
+                let law = &self.law;
+                let rule = law.rule(room);
                 let user = self.user.as_deref().unwrap_or_default();
                 let member = self.members.get_mut(room).ok_or("not a member")?;
                 let about = event["metadata"]["user_id"].as_str();
                 match kind {
                     "message" => member.message(self.peer, room, text, event, truth, now_ms),
-                    "messages_missed" if rules.overflow == Overflow::Evict => {
+                    "messages_missed" if law.overflow(room) == Overflow::Evict => {
                         Err("nothing may be skipped".into())
                     }
                     "messages_missed" => member.missed(self.peer, room, payload, truth),
-                    "presence_update" => member.presence_update(payload, user, rules),
+                    "presence_update" => member.presence_update(room, payload, user, law),
+                    "read_receipt" if rule.is_some_and(|rule| !rule.receipts) => {
+                        Err("this room passes on no receipts".into())
+                    }
+                    "typing_start" if rule.is_some_and(|rule| !rule.typing) => {
+                        Err("this room passes on no typing".into())
+                    }
                     _ if about.is_none_or(|about| about == user) => {
                         Err("about oneself or nobody".into())
                     }
@@ -227,10 +238,22 @@ impl Session {
             return Ok(());
         };
         let pending = self.pending.remove(correlation_id);
-        let question = pending.ok_or("an error to no question")?.question;
+        let Pending {
+            question, standing, ..
+        } = pending.ok_or("an error to no question")?;
+        let by_rule = self.wish(&question, truth).is_some_and(|(room, wish)| {
+            let is_told = event["room"] == *room;
+            is_told && self.law.may_refuse(&room, wish, standing, code)
+        });
         let is_right = match (&question, code) {
             (Question::Join { .. } | Question::Publish(_), 4100) => self.allowed.contains(&4100),
-            (Question::Join { .. }, 4013) => self.rules.rooms_per_connection_max < 64,
+            _ if by_rule => true,
+            (Question::Join { room, .. }, 4008) => {
+                event["room"] == **room
+                    && self.law.members_max(room).is_some()
+                    && standing != Standing::Member
+            }
+            (Question::Join { .. }, 4013) => self.law.rooms_per_connection_max < 64,
             (Question::Signal { .. }, 4010) => true,
             (Question::Direct(n), 4014) => {
                 truth.directs[*n].refused = true;
@@ -243,6 +266,50 @@ impl Session {
         } else {
             Err(format!("{code} is no answer to {question:?}"))
         }
+    }
+
+    /// Whether it is a member of a room now, as far as it can know.
+    pub fn standing(&self, room: &str) -> Standing {
+        let about = |q: &Question| match q {
+            Question::Join { room: asked, .. } | Question::Leave { room: asked } => asked == room,
+            _ => false,
+        };
+        if self.pending.values().any(|p| about(&p.question)) {
+            Standing::Unknown
+        } else if self.members.contains_key(room) {
+            Standing::Member
+        } else {
+            Standing::Outside
+        }
+    }
+
+    /// What a question is to the rules.
+    fn wish(&self, question: &Question, truth: &Truth) -> Option<(String, Wish)> {
+        Some(match question {
+            Question::Join {
+                room,
+                history,
+                recover,
+                presence,
+            } => {
+                let wish = Wish::Join {
+                    history: *history > 0 || recover.is_some(),
+                    presence: *presence == Some(true),
+                };
+                (room.clone(), wish)
+            }
+            Question::Publish(n) => {
+                let publication = &truth.publications[*n];
+                let bytes = publication.raw.len();
+                (publication.room.clone(), Wish::Publish { bytes })
+            }
+            Question::Members { room } => (room.clone(), Wish::Members),
+            Question::History { room, .. } => (room.clone(), Wish::History),
+            Question::Signal { room } => (room.clone(), Wish::Typing),
+            Question::Auth | Question::Leave { .. } | Question::Direct(_) | Question::Ping(_) => {
+                return None;
+            }
+        })
     }
 
     fn direct(&mut self, payload: &Value, truth: &mut Truth) -> Check {
@@ -273,7 +340,16 @@ impl Session {
             // The room in the URL is joined unasked.
             None => self.pending.remove("url"),
         };
-        let Pending { question, floor_ms } = pending.ok_or("an answer to no question")?;
+        let Pending {
+            question,
+            standing,
+            floor_ms,
+        } = pending.ok_or("an answer to no question")?;
+        if let Some((room, wish)) = self.wish(&question, truth)
+            && !self.law.may_answer(&room, wish, standing)
+        {
+            return Err(format!("{wish:?} is against the rule of {room}"));
+        }
         let payload = &event["payload"];
         let room = event["room"].as_str();
         let peer = self.peer;
@@ -346,6 +422,10 @@ impl Session {
         truth: &mut Truth,
         now_ms: u64,
     ) -> Check {
+        let members = payload["members"].as_u64().ok_or("no members")?;
+        if self.law.members_max(room).is_some_and(|max| members > max) {
+            return Err(format!("{members} users are too many for the rule"));
+        }
         match self.members.get_mut(room) {
             Some(member) => member.joined_again(self.peer, room, question, payload, truth),
             None => {

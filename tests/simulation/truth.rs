@@ -220,7 +220,7 @@ impl Truth {
 
     /// How many of the newest messages were kept at least and at most when something was told.
     fn kept(&self, glimpse: &Glimpse, plan: &Plan) -> (u64, u64) {
-        let limits = plan.shard.room.history;
+        let limits = plan.law.limits(&glimpse.room).history;
         let records = self
             .rooms
             .get(&(glimpse.room.clone(), glimpse.epoch.clone()));
@@ -299,12 +299,16 @@ impl Truth {
 
     /// A repeated `message_id` is accepted once within the window, and again after it.
     fn judge_repeats(&self, plan: &Plan) -> Check {
-        if plan.shard.room.idempotency_keys_max < 100 {
-            return Ok(());
-        }
-        let window_ms = plan.shard.room.idempotency_window.as_millis() as u64;
+        let window_ms = |room: &str| {
+            let limits = plan.law.limits(room);
+            let is_enough = limits.idempotency_keys_max >= 100;
+            is_enough.then(|| limits.idempotency_window.as_millis() as u64)
+        };
         let mut accepted: BTreeMap<_, Vec<(u64, usize)>> = BTreeMap::new();
         for ((room, epoch), records) in &self.rooms {
+            if window_ms(room).is_none() {
+                continue;
+            }
             for record in records.values() {
                 let p = &self.publications[record.publication];
                 if let (Some(id), Some(user)) = (&p.message_id, &p.user) {
@@ -315,6 +319,7 @@ impl Truth {
             }
         }
         for (key, times) in &accepted {
+            let window_ms = window_ms(key.0).unwrap_or_default();
             let close = times.windows(2).find(|w| w[0].0 + window_ms > w[1].0 + 2);
             if let Some(close) = close {
                 return Err(format!("{key:?} was accepted twice: {close:?}"));
@@ -324,6 +329,9 @@ impl Truth {
             let Some(place) = &p.answered else { continue };
             let records = self.rooms.get(&(p.room.clone(), place.0.clone()));
             let Some(record) = records.and_then(|r| r.get(&place.1)) else {
+                continue;
+            };
+            let Some(window_ms) = window_ms(&p.room) else {
                 continue;
             };
             if p.accepted.is_none() && record.at_ms + window_ms + 2 < p.floor_ms {

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tidewheel::gate::Wish;
 use tidewheel::shard::{Footprint, Overflow};
 
 use crate::Check;
+use crate::law::Standing;
 use crate::peer::Peer;
 use crate::session::Question;
 use crate::world::World;
@@ -96,19 +98,25 @@ impl World {
         for room in &self.plan.rooms {
             let users = self.listing(room);
             let expected = (users.len() as u64, users);
-            if session.listings.get(room) != Some(&expected) {
+            let law = &self.plan.law;
+            let is_told = |wish| law.may_answer(room, wish, Standing::Outside);
+            let is_listed = is_told(Wish::Members);
+            if is_listed && session.listings.get(room) != Some(&expected) {
                 let told = session.listings.get(room);
                 return Err(format!("{room} has {expected:?}, and it was told {told:?}"));
             }
             let Some(member) = session.members.get(room) else {
                 continue;
             };
+            if !is_told(Wish::History) {
+                continue;
+            }
             let (epoch, newest) = self.truth.finals.get(room).ok_or("no final position")?;
             if *epoch != member.epoch {
                 return Err(format!("{room} is at {epoch}, not {}", member.epoch));
             }
             let ghost = member.typing.iter().find(|u| !expected.1.contains_key(*u));
-            if ghost.is_some() && self.plan.shard.overflow == Overflow::Evict {
+            if ghost.is_some() && law.overflow(room) == Overflow::Evict {
                 return Err(format!("{room}: {ghost:?} left, and seems to type"));
             }
             if let Some(watch) = &member.watch {
@@ -117,7 +125,7 @@ impl World {
                     .users
                     .iter()
                     .find(|(user, here)| users.contains_key(*user) != **here);
-                if watch.count != *count || (wrong.is_some() && self.plan.presence_is_exact()) {
+                if watch.count != *count || (wrong.is_some() && law.presence_is_exact(room)) {
                     return Err(format!(
                         "{room}: it saw {} users, {wrong:?}; there are {expected:?}",
                         watch.count
@@ -223,8 +231,10 @@ impl World {
 
     /// Once nobody is there and all times are over, nothing is held.
     fn nothing_is_left(&mut self) -> Check {
-        let room = &self.plan.shard.room;
-        let long = room.idle_ttl + room.history.ttl.unwrap_or_default() + room.idempotency_window;
+        let times = self.plan.law.all_limits().map(|room| {
+            room.idle_ttl + room.history.ttl.unwrap_or_default() + room.idempotency_window
+        });
+        let long = times.max().unwrap_or_default();
         for _ in 0..3 {
             self.advance(long + Duration::from_secs(2))?;
         }

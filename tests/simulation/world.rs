@@ -251,9 +251,12 @@ impl World {
             _ => 0,
         });
         // What comes unasked, as `messages_missed` does, pauses nobody before its next command.
-        let max = match self.plan.shard.overflow {
-            Overflow::Evict => self.plan.shard.answer_bytes_max + UNASKED_BYTES,
-            Overflow::Skip | Overflow::Latest => usize::MAX,
+        let law = &self.plan.law;
+        let skips = law.has_overflow(Overflow::Skip) || law.has_overflow(Overflow::Latest);
+        let max = if skips {
+            usize::MAX
+        } else {
+            self.plan.shard.answer_bytes_max + UNASKED_BYTES
         };
         if answers > max && shard.wants_read(index) {
             return Err(format!(
@@ -324,29 +327,26 @@ impl World {
 
     /// After a flush nobody is further behind than the bound.
     fn bound_lag(&self, core: usize) -> Check {
-        let ShardConfig {
-            lag_bytes_max,
-            overflow,
-            ..
-        } = self.plan.shard;
+        let lag_bytes_max = self.plan.shard.lag_bytes_max;
+        let law = &self.plan.law;
         for (id, index) in self.peers_of(core) {
             let Some(backlog) = self.cores[core].shard.backlog(index) else {
                 continue;
             };
             // The rest of a frame cannot be skipped; `latest` keeps a message in each room too.
             let frame = self.plan.shard.message_bytes_max as u64 + 1_000;
-            let max = match overflow {
-                Overflow::Evict => lag_bytes_max,
-                Overflow::Skip => lag_bytes_max.max(frame),
-                Overflow::Latest => lag_bytes_max + frame * (1 + self.plan.rooms.len() as u64),
+            let max = if law.has_overflow(Overflow::Latest) {
+                lag_bytes_max + frame * (1 + self.plan.rooms.len() as u64)
+            } else if law.has_overflow(Overflow::Skip) {
+                lag_bytes_max.max(frame)
+            } else {
+                lag_bytes_max
             };
             // A closing one is bounded by --close-timeout.
             let counts = backlog.is_blocked && backlog.phase == Phase::Native;
             if counts && backlog.lag_bytes > max {
                 let lag = backlog.lag_bytes;
-                return Err(format!(
-                    "peer {id} is {lag} bytes behind, with {overflow:?}"
-                ));
+                return Err(format!("peer {id} is {lag} bytes behind"));
             }
         }
         Ok(())
