@@ -1,7 +1,7 @@
 //! The end of a day: what must be true when everything has come to rest, and when everyone has
 //! gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tidewheel::gate::Wish;
@@ -141,6 +141,14 @@ impl World {
     fn counts_agree(&mut self) -> Check {
         for core in 0..self.cores.len() {
             let here = |p: &&Peer| p.core == core && p.index.is_some();
+            let rooms = self.peers.iter().filter(here);
+            let rooms: BTreeSet<&String> = rooms.flat_map(|p| p.session.members.keys()).collect();
+            let locals = self.cores[core].shard.footprint().locals;
+            if locals != rooms.len() {
+                return Err(format!(
+                    "core {core} holds {locals} rooms; its peers are in {rooms:?}"
+                ));
+            }
             let here = self.peers.iter().filter(here).count();
             let shard = &mut self.cores[core].shard;
             let counted = shard.footprint().connections;
