@@ -26,6 +26,7 @@ macro_rules! targets {
 }
 
 targets! {
+    config_file,
     envelope,
     frame_decoder,
     http_head,

@@ -75,7 +75,7 @@ pub enum Parsed {
         /// What to tell the operator once the log is open; nothing that keeps the server from running.
         warnings: Vec<String>,
     },
-    /// Print this text to standard output, and end with success: `--help`, `--version`.
+    /// Print this text to standard output, and end with success: `--help`, `--version`, `check`.
     Print(String),
 }
 
@@ -168,6 +168,9 @@ struct Serve {
     options: Options,
 }
 
+/// The command that starts nothing.
+const CHECK: &str = "check";
+
 const ABOUT: &str = "Tidewheel: a single-node edge server for real-time fan-out over WebSocket";
 
 const AFTER_HELP: &str = "\
@@ -192,6 +195,9 @@ fn command() -> Command {
         .disable_help_subcommand(true)
         .args_conflicts_with_subcommands(true)
         .subcommand(serve)
+        .subcommand(check::with_arguments(Serve::augment_args(Command::new(
+            CHECK,
+        ))))
 }
 
 /// The version and what was built: `0.1.0 (x86_64-linux, release build)`.
@@ -226,6 +232,10 @@ pub fn parse_from(
     let flags = matches.subcommand().map_or(&matches, |(_, flags)| flags);
     let environment = Environment::read(env)?;
     let resolved = sources::resolve(flags, &environment)?;
+    if matches.subcommand_name() == Some(CHECK) {
+        let text = check::report(flags, &resolved.options, &resolved.warnings);
+        return Ok(Parsed::Print(text));
+    }
     Ok(Parsed::Serve {
         options: Box::new(resolved.options),
         settings: resolved.settings,

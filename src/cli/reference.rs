@@ -16,7 +16,8 @@ const HEAD: &str = "\
 <!-- Written by `cargo xtask docs` from src/cli/options.rs: edit there. -->
 
 Every setting has three names: the flag, the environment variable, and the key in the TOML file \
-that `--config` names (the flag's name without the dashes in front). A flag wins over the \
+that `--config` names (the flag's name without the dashes in front; for `--rooms` it is `room-names`, because `[[rooms]]` \
+are the tables of [rules for rooms](rooms.md)). A flag wins over the \
 environment, the environment over the file, the file over the default. An empty variable counts \
 as not set; an unknown key in the file is refused; an unknown `TIDEWHEEL_` variable is a warning, \
 because Kubernetes sets some of its own.

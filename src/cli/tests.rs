@@ -334,3 +334,33 @@ fn an_unknown_flag_is_refused_with_the_one_that_was_meant() {
     assert!(parse(&["--history", "1", "--history", "2"], &[]).is_err());
     assert!(parse(&["server"], &[]).is_err());
 }
+
+#[test]
+fn check_says_what_a_configuration_comes_to_or_what_is_wrong_with_it() {
+    let file = File::with("[[rooms]]\npattern = 'a:**'\n[[rooms]]\npattern = 'a:b'\nhistory = 3\n");
+    let flags = [
+        "check",
+        "--config",
+        file.path(),
+        "--room",
+        "a:b",
+        "--room=c",
+    ];
+    let Parsed::Print(text) = parse(&flags, &[]).unwrap() else {
+        panic!("not printed");
+    };
+    let text = text.replace(file.path(), "FILE");
+    let begins = "the configuration is good; room rules: 2\n\
+         warning: the rule for `a:b` (FILE, line 3) has no effect: the earlier `a:**` (FILE, line \
+         1) means all of its rooms, and the first match wins\n\n\
+         room \"a:b\": the rule for `a:**` (FILE, line 1)\n  history            100 ";
+    assert!(text.starts_with(begins), "{text}");
+    assert!(
+        text.ends_with("\nroom \"c\": no rule means it; the flags hold\n"),
+        "{text}"
+    );
+    let bad = File::with("[[rooms]]\nhistory = 'x'\npatern = 'a'\n");
+    let error = parse(&["check", "--config", bad.path()], &[]).unwrap_err();
+    assert_eq!(error.to_string().lines().count(), 3, "{error}");
+    assert_eq!(error.exit_code(), EXIT_USAGE);
+}

@@ -3,6 +3,7 @@
 //! A new target: a file here with `pub fn run(data: &[u8])`, a line below and one in
 //! `fuzz_smoke.rs`; and for libFuzzer a file and an entry in `fuzz/`.
 
+pub mod config_file;
 pub mod envelope;
 pub mod frame_decoder;
 pub mod http_head;
