@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidewheel::address::CoreId;
-use tidewheel::cli::settings::{policy, shard_config};
+use tidewheel::cli::policy::policy;
+use tidewheel::cli::settings::shard_config;
 use tidewheel::cli::sources::options_from_text;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_masked};
 use tidewheel::codec::websocket::{Control, Data, OpCode};
@@ -72,7 +73,7 @@ impl Node {
 
     fn reload(&mut self, file: &str) {
         let (options, _) = options_from_text(file).unwrap();
-        let policy = Arc::new(policy(&options));
+        let policy = Arc::new(policy(&options).unwrap());
         for (shard, _) in &mut self.cores {
             shard.handle_policy(self.now, Arc::clone(&policy));
         }
