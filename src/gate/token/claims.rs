@@ -297,3 +297,102 @@ fn room(entry: &str) -> Result<RoomGrant, &'static str> {
     let allow = allow.ok_or("allow may have join, publish, presence, history, direct")?;
     Ok(RoomGrant { pattern, allow })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    fn grant(claims: &str, rules: &Rules) -> Result<Grant, TokenFault> {
+        Claims::read(claims)?.grant(rules, NOW_MS)
+    }
+
+    fn granted(more: &str) -> Grant {
+        let claims = format!(r#"{{"sub":"ada","exp":1800000060{more}}}"#);
+        grant(&claims, &Rules::default()).unwrap()
+    }
+
+    #[test]
+    fn a_token_that_says_the_least_gives_its_user_alone() {
+        let expected = Grant {
+            user: UserId::from_name("ada"),
+            info: None,
+            expires_at_unix_ms: Some(1_800_000_065_000),
+            rooms: None,
+        };
+        assert_eq!(granted(""), expected);
+        assert_eq!(granted(r#","admin":true,"scope":"x","azp":{}"#), expected);
+    }
+
+    #[test]
+    fn info_is_passed_on_byte_for_byte_and_name_stands_in_for_it() {
+        let table = [
+            (
+                r#","info":{"big":1e999,"a":"\u0061", "z" : [ ]}"#,
+                r#"{"big":1e999,"a":"\u0061", "z" : [ ]}"#,
+            ),
+            (r#","info":null"#, "null"),
+            (r#","name":"Ad\u0061 L.""#, r#"{"name":"Ad\u0061 L."}"#),
+            (r#","name":"Ada","info":7"#, "7"),
+        ];
+        for (more, expected) in table {
+            let info = granted(more).info.unwrap();
+            assert_eq!(str::from_utf8(&info), Ok(expected), "{more}");
+        }
+        let longest = format!(r#","info":"{}""#, "x".repeat(INFO_BYTES_MAX - 2));
+        assert_eq!(granted(&longest).info.unwrap().len(), INFO_BYTES_MAX);
+        let deepest = format!(
+            r#","info":{}{}"#,
+            "[".repeat(INFO_DEPTH_MAX),
+            "]".repeat(INFO_DEPTH_MAX)
+        );
+        assert!(granted(&deepest).info.is_some());
+    }
+
+    #[test]
+    fn rooms_say_what_is_allowed_where() {
+        let rooms = r#","rooms":[{"pattern":"chat:*","allow":["join","publish"]},{"allow":["direct"],"pattern":"**"}]"#;
+        let grant = granted(rooms);
+        let expected: Actions = [Action::Join, Action::Publish, Action::Direct]
+            .into_iter()
+            .collect();
+        assert_eq!(grant.actions_in("chat:1"), Some(expected));
+        assert_eq!(grant.allows_direct(), Some(true));
+        assert_eq!(
+            granted(r#","rooms":[]"#).actions_in("chat:1"),
+            Some(Actions::NONE)
+        );
+    }
+
+    #[test]
+    fn a_token_may_hold_for_ever_where_the_operator_says_so() {
+        let rules = Rules {
+            requires_expiry: false,
+            leeway_ms: 0,
+            ..Rules::default()
+        };
+        let for_ever = grant(r#"{"sub":"ada"}"#, &rules).unwrap();
+        assert_eq!(for_ever.expires_at_unix_ms, None);
+        let still = grant(r#"{"sub":"ada","exp":1800000000.001}"#, &rules).unwrap();
+        assert_eq!(still.expires_at_unix_ms, Some(NOW_MS + 1));
+        let over = grant(r#"{"sub":"ada","exp":1800000000}"#, &rules);
+        assert_eq!(over, Err(TokenFault::Expired { ago_ms: 0 }));
+    }
+
+    #[test]
+    fn no_time_and_no_leeway_overflows() {
+        let rules = Rules {
+            leeway_ms: u64::MAX,
+            ..Rules::default()
+        };
+        for text in ["-253402300799", "253402300799", "0", "-0.0", "1e-999"] {
+            let claims = format!(r#"{{"sub":"a","exp":{text},"nbf":{text},"iat":{text}}}"#);
+            let claims = Claims::read(&claims).unwrap();
+            for now in [0, NOW_MS, u64::MAX] {
+                let _ = claims.check_times(&Rules::default(), now);
+                let _ = claims.check_times(&rules, now);
+            }
+        }
+    }
+}

@@ -37,11 +37,11 @@ pub enum KeyFault {
         max: usize,
     },
     /// It is a public key in a form that would pass for a secret.
-    #[error("it holds a key in {form}, which is not read; write it as PEM: {remedy}")]
+    #[error("it holds a key in {form}, which is neither read nor taken for a secret; {remedy}")]
     OtherForm {
         /// Which form.
         form: &'static str,
-        /// The command that makes PEM of it.
+        /// What makes it one that is read.
         remedy: &'static str,
     },
     /// A secret is too short.

@@ -125,10 +125,13 @@ fn from_rsa_public_key(der: &[u8]) -> Result<Key, KeyFault> {
     Key::from_rsa(n, e, None)
 }
 
-/// Whether some bytes are one DER sequence from the first to the last, as every key is.
+/// Whether some bytes are one DER sequence from the first to the last that begins with a sequence or a
+/// number, as every key does: of random secrets it is one in eight million.
 pub(super) fn is_der_sequence(bytes: &[u8]) -> bool {
     let mut whole = Der(bytes);
-    whole.take(Tag::Sequence).is_some() && whole.is_done()
+    let first = whole.take(Tag::Sequence).and_then(<[u8]>::first);
+    let tags = [Tag::Sequence as u8, Tag::Integer as u8];
+    whole.is_done() && first.is_some_and(|first| tags.contains(first))
 }
 
 /// What a private key in PKCS#8 (RFC 5208 §5) holds: `SEQUENCE { version, algorithm, OCTET STRING }`.
