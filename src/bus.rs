@@ -42,7 +42,7 @@ pub struct Peer {
 }
 
 /// What a connection asks of a room's home, beside publishing.
-#[derive(Copy, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub enum Ask {
     /// To be let in.
     Join {
@@ -52,6 +52,8 @@ pub enum Ask {
         recover: Option<Recover>,
         /// Whether presence updates are wanted; unchanged where not said.
         presence: Option<bool>,
+        /// What others are told about the user: JSON.
+        info: Option<Arc<[u8]>>,
     },
     /// To be let out. A connection that is gone asks it for no answer.
     Leave {

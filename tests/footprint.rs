@@ -7,6 +7,7 @@
 //! a half each) and the kernel.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use tidewheel::address::CoreId;
 use tidewheel::cli::Options;
 use tidewheel::cli::settings::shard_config;
 use tidewheel::codec::websocket::{Data, OpCode, client};
+use tidewheel::gate::{Authentication, FixedTokens, Grant, Policy};
+use tidewheel::protocol::UserId;
 use tidewheel::shard::{Sent, Shard, Transport};
 use tidewheel::time::{Instant, Now};
 
@@ -67,8 +70,35 @@ fn turn(shards: &mut [Shard], now: Now) {
     }
 }
 
+/// A token for each of the users, who all have something to tell. Their names and what they tell are
+/// the table's already: with signed tokens these come on top.
+fn with_tokens(users: usize) -> Policy {
+    let grant = |user: usize| Grant {
+        user: UserId::from_name(&format!("user-{user:05}")),
+        info: Some(Arc::from(&br#"{"name":"Somebody"}"#[..])),
+        expires_at_unix_ms: Some(1_800_000_600_000),
+        rooms: None,
+    };
+    let tokens = (0..users).map(|user| (format!("{user}"), grant(user)));
+    let tokens = FixedTokens(tokens.collect());
+    Policy {
+        authentication: Authentication::Fixed(Arc::new(tokens)),
+        ..Policy::default()
+    }
+}
+
 #[test]
 fn an_idle_joined_connection_allocates_less_than_400_bytes() {
+    let (each, both) = idle_joined(&Policy::default());
+    assert!(each < 400, "{each} bytes");
+    assert!(both < 512 * 1024);
+    // A user with a name, a grant that ends, and something to tell others.
+    let (each, _) = idle_joined(&with_tokens(10_200));
+    assert!(each < 800, "{each} bytes with a token");
+}
+
+/// Bytes for each connection, and for both cores with the first few.
+fn idle_joined(policy: &Policy) -> (isize, isize) {
     const CONNECTIONS: usize = 10_000;
     const BEFORE: usize = 200;
     let now = Now {
@@ -77,10 +107,14 @@ fn an_idle_joined_connection_allocates_less_than_400_bytes() {
     };
     let options = Options::default();
     let mut shards: Vec<Shard> = (0..2)
-        .map(|core| Shard::new(shard_config(&options, CoreId(core), 2, 7), now))
+        .map(|core| {
+            let mut config = shard_config(&options, CoreId(core), 2, 7);
+            config.policy = Arc::new(policy.clone());
+            Shard::new(config, now)
+        })
         .collect();
-    let head = b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let head = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let mut join = Vec::new();
     let text = br#"{"type":"join_room","room":"idle"}"#;
     client::encode_masked(OpCode::Data(Data::Text), [1, 2, 3, 4], text, &mut join);
@@ -93,7 +127,8 @@ fn an_idle_joined_connection_allocates_less_than_400_bytes() {
         }
         let shard = &mut shards[i % 2];
         let index = shard.handle_accept(now);
-        shard.handle_bytes(now, index, &mut head.to_vec());
+        let head = format!("{head}Authorization: Bearer {i}\r\n\r\n");
+        shard.handle_bytes(now, index, &mut head.into_bytes());
         shard.handle_bytes(now, index, &mut join.clone());
         if i % 100 == 99 {
             turn(&mut shards, now);
@@ -109,9 +144,7 @@ fn an_idle_joined_connection_allocates_less_than_400_bytes() {
 
     let members: u64 = shards.iter_mut().map(|s| s.metrics().rooms.members).sum();
     assert_eq!(members, (BEFORE + CONNECTIONS) as u64);
-    assert!(each < 400, "{each} bytes");
-    assert!(before - nobody < 512 * 1024);
-
+    let both = before - nobody;
     let later = Now {
         mono: Instant::ORIGIN + Duration::from_millis(1),
         ..now
@@ -125,4 +158,5 @@ fn an_idle_joined_connection_allocates_less_than_400_bytes() {
     turn(&mut shards, later);
     let left: u64 = shards.iter_mut().map(|s| s.metrics().rooms.members).sum();
     assert_eq!(left, 0, "everyone left");
+    (each, both)
 }

@@ -15,7 +15,7 @@ use tidewheel::cli::settings::shard_config;
 use tidewheel::cli::sources::options_from_text;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_masked};
 use tidewheel::codec::websocket::{Control, Data, OpCode};
-use tidewheel::shard::{Sent, Shard, Transport};
+use tidewheel::shard::{Sent, Shard, ShardConfig, Transport};
 use tidewheel::time::{Instant, Now};
 
 /// Sockets that take everything, or nothing where they are full.
@@ -62,7 +62,10 @@ impl Node {
         };
         let (options, _) = options_from_text(file).unwrap();
         let core = |core| {
-            let config = shard_config(&options, CoreId(core), cores, 7);
+            let config = ShardConfig {
+                policy: Arc::new(policy(&options).unwrap()),
+                ..shard_config(&options, CoreId(core), cores, 7)
+            };
             (Shard::new(config, now), Sockets::default())
         };
         Node {

@@ -52,6 +52,7 @@ pub fn policy(options: &Options) -> Result<Policy, PolicyError> {
     Ok(Policy {
         authentication,
         rules: super::rooms::rules(options),
+        ..Policy::default()
     })
 }
 

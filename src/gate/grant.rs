@@ -112,10 +112,18 @@ impl Grant {
     /// What the credential itself allows in a room; none where it leaves that to the defaults.
     pub fn actions_in(&self, room: &str) -> Option<Actions> {
         let rooms = self.rooms.as_deref()?;
-        let user = self.user.to_string();
+        let anonymous;
+        // Asked for each message: only a user without a name has to be written out.
+        let user = match &self.user {
+            UserId::Named(name) => name,
+            UserId::Anonymous(_) => {
+                anonymous = self.user.to_string();
+                anonymous.as_str()
+            }
+        };
         let meant = rooms
             .iter()
-            .filter(|grant| grant.pattern.matches(room, &user));
+            .filter(|grant| grant.pattern.matches(room, user));
         Some(meant.fold(Actions::NONE, |all, grant| Actions(all.0 | grant.allow.0)))
     }
 

@@ -4,12 +4,14 @@
 //! one decision, without a connection or a room in sight.
 
 use crate::codec::http::{Head, decode_component, query_value, websocket_upgrade};
+use crate::gate::credential::{BEARER_PREFIX, Credential, ambiguous, credential, token_in_url};
+use crate::gate::policy::{Authentication, Policy};
 use crate::metrics::Reject;
 use crate::protocol::SUBPROTOCOL;
 use crate::protocol::ids::{is_room_name, is_user_id};
 
-/// A subprotocol entry that carries a token for browsers; it is never selected.
-const BEARER_PREFIX: &str = "tidewheel.bearer.";
+/// The header fields that the operator's backend always sees.
+const PASSED: [&str; 2] = ["origin", "user-agent"];
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -39,8 +41,16 @@ pub struct Entry<'a> {
     pub subprotocol: Option<&'static str>,
     /// The room to join without being asked.
     pub room: Option<String>,
-    /// The name the user gave, without authentication.
+    /// The name the user gave, where nobody has to prove it.
     pub user: Option<String>,
+    /// The credential the request carries, where one is asked for.
+    pub credential: Option<Credential>,
+    /// A page of another origin than allowed is behind it: to be closed after the upgrade.
+    pub is_foreign: bool,
+    /// Header fields that the operator's backend is to see, by name.
+    pub passed: Vec<(Box<str>, Box<str>)>,
+    /// Among them is one that the operator named, by which the backend may know who this is.
+    pub has_fields: bool,
 }
 
 /// An HTTP error, as it is answered.
@@ -76,22 +86,22 @@ impl Refusal {
 }
 
 /// Decides about a request. `echo` opens `/echo`.
-pub fn route<'a>(head: &Head<'a>, echo: bool) -> Route<'a> {
-    match try_route(head, echo) {
+pub fn route<'a>(head: &Head<'a>, echo: bool, policy: &Policy) -> Route<'a> {
+    match try_route(head, echo, policy) {
         Ok(route) => route,
         Err(refusal) => Route::Refused(refusal),
     }
 }
 
-fn try_route<'a>(head: &Head<'a>, echo: bool) -> Result<Route<'a>, Refusal> {
+fn try_route<'a>(head: &Head<'a>, echo: bool, policy: &Policy) -> Result<Route<'a>, Refusal> {
     match head.path {
-        "/ws" => Ok(Route::Native(enter(head, None)?)),
+        "/ws" => Ok(Route::Native(enter(head, None, policy)?)),
         "/echo" if echo => Ok(Route::Echo {
             key: upgrade(head)?.0,
         }),
         "/" => page(head),
         path => match path.strip_prefix("/ws/") {
-            Some(room) => Ok(Route::Native(enter(head, Some(room))?)),
+            Some(room) => Ok(Route::Native(enter(head, Some(room), policy)?)),
             None => Err(Refusal::new(
                 404,
                 "nothing is served here; WebSocket clients connect to /ws or /ws/{room}",
@@ -123,7 +133,7 @@ fn upgrade<'a>(head: &Head<'a>) -> Result<(&'a str, Vec<&'a str>), Refusal> {
     Ok((upgrade.key, upgrade.subprotocols.to_vec()))
 }
 
-fn enter<'a>(head: &Head<'a>, room: Option<&str>) -> Result<Entry<'a>, Refusal> {
+fn enter<'a>(head: &Head<'a>, room: Option<&str>, policy: &Policy) -> Result<Entry<'a>, Refusal> {
     let (key, offered) = upgrade(head)?;
     let subprotocol = match offered.as_slice() {
         [] => None,
@@ -143,23 +153,55 @@ fn enter<'a>(head: &Head<'a>, room: Option<&str>) -> Result<Entry<'a>, Refusal> 
             .because(Reject::Subprotocol));
         }
     };
-    let query = head.query.unwrap_or_default();
-    if query_value(query, "token").is_some() {
-        return Err(Refusal::new(
-            400,
+    if token_in_url(head).is_some() && !policy.token_in_url {
+        return Err(ambiguous(
             "a token in the URL is refused, because proxies log URLs; \
              send it in the Authorization header or in an auth message",
-        )
-        .because(Reject::Credentials));
+        ));
     }
     let room = room.map(room_name).transpose()?;
-    let user = query_value(query, "user_id").map(user_name).transpose()?;
+    let named = query_value(head.query.unwrap_or_default(), "user_id");
+    let (user, credential) = match &policy.authentication {
+        Authentication::Open => (named.map(user_name).transpose()?, None),
+        _ => (None, credential(head, &offered)?),
+    };
+    let (mut passed, mut has_fields) = (Vec::new(), false);
+    if let Authentication::Webhook(webhook) = &policy.authentication {
+        passed = fields(head, webhook.headers.iter().map(|name| &**name));
+        has_fields = !passed.is_empty();
+        passed.extend(fields(head, PASSED.into_iter()));
+    }
     Ok(Entry {
         key,
         subprotocol,
         room,
         user,
+        credential,
+        is_foreign: is_foreign(head, policy),
+        passed,
+        has_fields,
     })
+}
+
+/// Whether a page of another origin than allowed is behind a request. Two origins, or one that is no
+/// text, are no browser's.
+fn is_foreign(head: &Head<'_>, policy: &Policy) -> bool {
+    if head.values("origin").next().is_none() {
+        return false;
+    }
+    let origin = head.only_value("origin");
+    let host = head.only_value("host");
+    !origin.is_some_and(|origin| policy.origins.allow(origin, host))
+}
+
+/// The fields of a request that have one of these names, as far as they are text.
+fn fields<'n>(head: &Head<'_>, names: impl Iterator<Item = &'n str>) -> Vec<(Box<str>, Box<str>)> {
+    let mut found = Vec::new();
+    for name in names {
+        let texts = head.values(name).filter_map(|v| str::from_utf8(v).ok());
+        found.extend(texts.map(|text| (Box::from(name), Box::from(text))));
+    }
+    found
 }
 
 fn room_name(component: &str) -> Result<String, Refusal> {
@@ -193,6 +235,10 @@ mod tests {
     use crate::codec::http::{HeadLimits, parse_head};
 
     fn routed(target: &str, more: &str) -> String {
+        routed_by(target, more, &Policy::default())
+    }
+
+    fn routed_by(target: &str, more: &str, policy: &Policy) -> String {
         let text = format!(
             "GET {target} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
@@ -202,7 +248,11 @@ mod tests {
             headers_max: 64,
         };
         let (head, _) = parse_head(text.as_bytes(), &limits).unwrap().unwrap();
-        match route(&head, false) {
+        match route(&head, false, policy) {
+            Route::Native(e) if e.is_foreign => "foreign".into(),
+            Route::Native(e) if !matches!(policy.authentication, Authentication::Open) => {
+                format!("native {:?} {:?} {:?}", e.room, e.user, e.credential)
+            }
             Route::Native(e) => format!("native {:?} {:?} {:?}", e.room, e.user, e.subprotocol),
             Route::Refused(refusal) => format!("{}", refusal.status),
             Route::Page { .. } => "page".into(),
@@ -244,6 +294,52 @@ mod tests {
         ];
         for (target, more, expected) in table {
             assert_eq!(routed(target, more), expected, "{target} {more}");
+        }
+    }
+
+    #[test]
+    fn names_are_not_taken_and_credentials_are_where_one_is_asked_for() {
+        let policy = Policy {
+            authentication: Authentication::Fixed(Default::default()),
+            ..Policy::default()
+        };
+        let bearer = "Authorization: Bearer abc\r\n";
+        let table = [
+            ("/ws/r?user_id=bob", "", "native Some(\"r\") None None"),
+            (
+                "/ws?user_id=%zz",
+                bearer,
+                "native None None Some(Credential(Header))",
+            ),
+            ("/ws?token=abc", "", "400"),
+        ];
+        for (target, more, expected) in table {
+            assert_eq!(
+                routed_by(target, more, &policy),
+                expected,
+                "{target} {more}"
+            );
+        }
+        let lax = Policy {
+            token_in_url: true,
+            ..policy
+        };
+        let by_url = routed_by("/ws?token=abc", "", &lax);
+        assert_eq!(by_url, "native None None Some(Credential(Url))");
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_foreign_and_no_browser_is_not() {
+        let table = [
+            ("", false),
+            ("Origin: http://x\r\n", false),
+            ("Origin: http://y\r\n", true),
+            ("Origin: null\r\n", true),
+            ("Origin:\r\n", true),
+            ("Origin: http://x\r\nOrigin: http://x\r\n", true),
+        ];
+        for (more, is_foreign) in table {
+            assert_eq!(routed("/ws", more) == "foreign", is_foreign, "{more}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// Cells of a table: no label has more values.
-const CELLS: usize = 16;
+const CELLS: usize = 20;
 
 /// A label with a fixed set of values.
 pub trait Label: Copy + 'static {
@@ -96,6 +96,74 @@ label! {
         Tls = "tls",
         /// The peer went away, or the socket failed.
         Io = "io",
+    }
+}
+
+label! {
+    /// How a credential came.
+    AuthWay {
+        /// In the `Authorization` header.
+        Header = "header",
+        /// In a subprotocol entry.
+        Subprotocol = "subprotocol",
+        /// In the query, where that is allowed.
+        Url = "url",
+        /// In header fields that the operator's backend judges.
+        Fields = "fields",
+        /// In the first message.
+        Message = "message",
+        /// In a later one.
+        Refresh = "refresh",
+    }
+}
+
+label! {
+    /// Why nobody was let in.
+    AuthRefusal {
+        /// There was no credential in time, or another message came first.
+        Missing = "missing",
+        /// A token that is longer than is looked at.
+        TooLong = "too_long",
+        /// Not a token at all.
+        Malformed = "malformed",
+        /// A token that says it is not signed.
+        Unsigned = "unsigned",
+        /// Signed in a way that is not taken.
+        Algorithm = "algorithm",
+        /// A header that must be understood, and is not.
+        CriticalHeader = "critical_header",
+        /// Signed by a key that is not known.
+        UnknownKey = "unknown_key",
+        /// Not signed by the key that it names.
+        Signature = "signature",
+        /// A claim is missing, or cannot be used.
+        Claim = "claim",
+        /// Over its time.
+        Expired = "expired",
+        /// Not good yet.
+        NotYetValid = "not_yet_valid",
+        /// From somebody else.
+        Issuer = "issuer",
+        /// For somebody else.
+        Audience = "audience",
+        /// A list of rooms that cannot be used.
+        Rooms = "rooms",
+        /// The operator's backend said no.
+        Denied = "denied",
+        /// The operator's backend gave no answer that could be used.
+        Unavailable = "unavailable",
+        /// A refresh in the name of another user.
+        OtherUser = "other_user",
+        /// The page behind it is not on the list.
+        Origin = "origin",
+    }
+}
+
+impl AuthRefusal {
+    /// The reason with this text; `malformed` for one that has none.
+    pub fn from_text(text: &str) -> AuthRefusal {
+        let known = AuthRefusal::ALL.iter().find(|known| known.text() == text);
+        known.copied().unwrap_or(AuthRefusal::Malformed)
     }
 }
 

@@ -12,7 +12,10 @@ pub mod latency;
 pub mod ledger;
 pub mod text;
 
-pub use labels::{CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Reject, State};
+pub use labels::{
+    AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Reject,
+    State,
+};
 pub use latency::Latency;
 pub use ledger::Ledger;
 
@@ -75,6 +78,10 @@ pub struct Connections {
     pub closed: CodeCounts,
     /// Slow consumers that were closed or made to jump ahead, by the bound they passed.
     pub evicted: Counts<Eviction>,
+    /// Credentials that were accepted, by how they came. None where none is asked for.
+    pub auth_accepted: Counts<AuthWay>,
+    /// Connections that were not let in, or not any longer, because of who they are.
+    pub auth_refused: Counts<AuthRefusal>,
 }
 
 impl Connections {
@@ -100,6 +107,8 @@ impl Connections {
             rejected,
             closed,
             evicted,
+            auth_accepted,
+            auth_refused,
         } = other;
         for (states, more) in self.open.iter_mut().zip(open) {
             states.merge(more);
@@ -108,6 +117,8 @@ impl Connections {
         self.rejected.merge(rejected);
         self.closed.merge(closed);
         self.evicted.merge(evicted);
+        self.auth_accepted.merge(auth_accepted);
+        self.auth_refused.merge(auth_refused);
     }
 }
 

@@ -137,6 +137,20 @@ fn write_connections(out: &mut Exposition, all: &Metrics) {
         "cause",
         &connections.evicted,
     );
+    let help = "Credentials that were accepted, by how they came.";
+    out.counts(
+        "tidewheel_auth_accepted_total",
+        help,
+        "way",
+        &connections.auth_accepted,
+    );
+    let help = "Connections not let in, or not any longer, because of who they are.";
+    out.counts(
+        "tidewheel_auth_refused_total",
+        help,
+        "reason",
+        &connections.auth_refused,
+    );
 }
 
 fn write_traffic(out: &mut Exposition, all: &Metrics) {

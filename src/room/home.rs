@@ -4,6 +4,7 @@
 //! by socket: connections appear as [`ConnectionRef`], cores as shares. What has to be sent where
 //! is the shard's affair; nothing here sends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -115,6 +116,8 @@ pub struct HomeRoom {
     shares: SmallVec<[Share; 2]>,
     signals: Option<Box<UserMap<Signals>>>,
     accepted: Option<Box<Accepted>>,
+    /// What is told about users that are here, where there is something to tell.
+    infos: Option<Box<UserMap<Option<Arc<[u8]>>>>>,
     /// Joins and leaves not told yet, in a room above the presence limit.
     pub summary: Summary,
     /// Since when nobody is in the room.
@@ -133,6 +136,7 @@ impl HomeRoom {
             shares: SmallVec::new(),
             signals: None,
             accepted: None,
+            infos: None,
             summary: Summary::default(),
             idle_since: Some(now),
             connections: 0,
@@ -258,15 +262,35 @@ impl HomeRoom {
         };
         if user_is_gone {
             self.users.remove(user);
+            if let Some(infos) = self.infos.as_mut() {
+                infos.remove(user);
+            }
             departure.was_typing = self.forget_signals(user);
         }
         self.connections -= 1;
         self.share_out(connection.core, -1, -i64::from(presence));
         if self.users.is_empty() {
+            self.infos = None;
             self.idle_since = Some(now);
             self.summary = Summary::default();
         }
         Some(departure)
+    }
+
+    /// Takes note of what is told about a user that is here: the newest word counts.
+    pub fn describe(&mut self, user: &UserId, info: &Arc<[u8]>) {
+        if !self.users.contains(user) {
+            return;
+        }
+        let hasher = self.users.hasher();
+        let fresh = || Box::new(UserMap::new(hasher.clone()));
+        let infos = self.infos.get_or_insert_with(fresh);
+        infos.with(user, |known| *known = Some(Arc::clone(info)));
+    }
+
+    /// What is told about a user that is here.
+    pub fn info_of(&self, user: &UserId) -> Option<Arc<[u8]>> {
+        self.infos.as_ref()?.get(user)?.clone()
     }
 
     /// Forgets what a user that left was doing; says whether it was typing.
@@ -399,6 +423,7 @@ impl HomeRoom {
     /// Who is in the room: as many as an answer lists, in no order that means anything.
     pub fn members(&self) -> Vec<Member<'_>> {
         let signals = self.signals.as_ref();
+        let infos = self.infos.as_ref();
         let member = |(user_id, occupancies): (_, &Occupancies)| {
             let read = signals.and_then(|s| s.get(user_id)).map_or(0, |s| s.read);
             let read = (read > 0).then_some(Offset(read));
@@ -406,7 +431,7 @@ impl HomeRoom {
                 user_id,
                 connections: occupancies.len() as u64,
                 read,
-                info: None,
+                info: infos.and_then(|i| i.get(user_id)?.as_deref()),
             }
         };
         self.users

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::bus::Ask;
 use crate::codec::http::{HeadFault, HeadLimits, Response, encode_response, parse_head};
 use crate::codec::websocket::encode_upgrade;
 use crate::gate::{Entry, Refusal, Route, route};
 use crate::metrics::Reject;
-use crate::protocol::{ClientId, Event, UserId};
+use crate::protocol::{ClientId, Event};
 use crate::session::Class;
+use crate::shard::authentication::Arrival;
 use crate::shard::connection::{Connection, Held, Phase, Timer};
 use crate::shard::timers::beat_from;
 use crate::shard::{Shard, mix};
@@ -30,8 +30,7 @@ enum Decision {
     },
     Native {
         response: Vec<u8>,
-        room: Option<String>,
-        user: Option<String>,
+        arrival: Arrival,
     },
     Echo {
         response: Vec<u8>,
@@ -97,7 +96,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return bytes.len();
         };
-        let mut held = connection.held.take();
+        let mut held = connection.take_held();
         let before = held.as_ref().map_or(0, |held| held.head.len());
         let read = match &mut held {
             // Nearly every head comes in one piece, and is read where it lies.
@@ -109,11 +108,12 @@ impl Shard {
         };
         let (decision, taken) = match read {
             Ok(Some((head, len))) => {
-                let decision = decide(route(&head, self.config.echo), self.config.page);
+                let route = route(&head, self.config.echo, &self.config.policy);
+                let decision = decide(route, self.config.page);
                 (decision, len.saturating_sub(before))
             }
             Ok(None) => {
-                connection.held = held.or_else(|| Some(Box::new(Held::of_head(bytes))));
+                connection.put_held(held.unwrap_or_else(|| Box::new(Held::of_head(bytes))));
                 return bytes.len();
             }
             Err(fault) => (refuse_head(fault), bytes.len()),
@@ -133,30 +133,9 @@ impl Shard {
             Decision::Echo { response } => {
                 self.open(index, Phase::Echo, &response);
             }
-            Decision::Native {
-                response,
-                room,
-                user,
-            } => {
-                self.open(index, Phase::Native, &response);
-                if let Some(name) = user
-                    && let Some(connection) = self.connections.get_mut(index)
-                {
-                    connection.user = UserId::from_name(&name);
-                }
-                self.establish(index);
-                if let Some(room) = room {
-                    self.join(
-                        index,
-                        &room,
-                        Ask::Join {
-                            history: 0,
-                            recover: None,
-                            presence: None,
-                        },
-                        None,
-                    );
-                }
+            Decision::Native { response, arrival } => {
+                self.open(index, Phase::Awaiting, &response);
+                self.identify(index, arrival);
             }
         }
     }
@@ -176,7 +155,8 @@ impl Shard {
         self.queue_connection(index);
     }
 
-    fn establish(&mut self, index: u32) {
+    /// Tells a connection that it may be used.
+    pub(super) fn establish(&mut self, index: u32) {
         let interval = self.config.heartbeat_interval;
         let jitter = self.rng.f64();
         let due = self.now.mono + interval.mul_f64(jitter);
@@ -229,13 +209,21 @@ fn decide(route: Route<'_>, page: &[u8]) -> Decision {
             subprotocol,
             room,
             user,
+            credential,
+            is_foreign,
+            passed,
+            has_fields,
         }) => {
             encode_upgrade(key, subprotocol, &mut response);
-            Decision::Native {
-                response,
+            let arrival = Arrival {
                 room,
                 user,
-            }
+                credential,
+                is_foreign,
+                passed,
+                has_fields,
+            };
+            Decision::Native { response, arrival }
         }
     }
 }

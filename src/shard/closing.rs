@@ -79,14 +79,19 @@ impl Shard {
             return;
         }
         connection.close_code = code;
-        connection.held = None;
+        drop(connection.take_held());
         connection.decoder = Default::default();
         connection.paused = false;
         let timers = [connection.heartbeat.take(), connection.deadline.take()];
-        for timer in timers.into_iter().flatten() {
+        let pass = connection.take_pass().map(|mut pass| pass.take_timers());
+        for timer in timers
+            .into_iter()
+            .chain(pass.into_iter().flatten())
+            .flatten()
+        {
             self.wheel.cancel(timer);
         }
-        if matches!(connection.phase, Phase::Native | Phase::Echo) {
+        if connection.phase != Phase::Head {
             self.metrics.connections.closed.count(code);
         }
         self.leave_everything(index);
@@ -189,11 +194,13 @@ impl Shard {
         }
         let (dialect, state) = super::gauge(phase);
         self.metrics.connections.leave(dialect, state);
-        let Some(connection) = self.connections.remove(index) else {
+        let Some(mut connection) = self.connections.remove(index) else {
             return;
         };
+        let pass = connection.take_pass().map(|mut pass| pass.take_timers());
         for timer in [connection.heartbeat, connection.deadline]
             .into_iter()
+            .chain(pass.into_iter().flatten())
             .flatten()
         {
             self.wheel.cancel(timer);

@@ -6,6 +6,7 @@ use crate::codec::http::HeadReader;
 use crate::codec::websocket::Decoder;
 use crate::protocol::{ClientId, UserId};
 use crate::session::{Budget, Queue, SpareQueues};
+use crate::shard::pass::Pass;
 use crate::wheel::TimerId;
 
 /// No feed, no member: an index that no table reaches.
@@ -16,6 +17,8 @@ pub(super) const NONE: u32 = u32::MAX;
 pub enum Phase {
     /// Its HTTP head is awaited.
     Head,
+    /// It was upgraded, and has no user yet.
+    Awaiting,
     /// It speaks `tidewheel.v1.json`.
     Native,
     /// It is on `/echo`.
@@ -39,6 +42,11 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    /// Whether presence updates come.
+    pub(super) fn is_watching(&self) -> bool {
+        self.watcher != NONE
+    }
+
     /// The feeds that it reads, and its places in them: who is there before what they say.
     pub(super) fn feeds(&self) -> impl Iterator<Item = (FeedId, u32)> + use<> {
         let watcher = (self.watcher != NONE).then_some((FeedId::presence(self.room), self.watcher));
@@ -68,6 +76,13 @@ impl Held {
     }
 }
 
+/// What few connections have, or not for long: one pointer stands for all of it.
+#[derive(Default)]
+struct Aside {
+    held: Option<Box<Held>>,
+    pass: Option<Pass>,
+}
+
 /// The entry of a connection. An idle one owns no other memory than its places in rooms.
 pub(super) struct Connection {
     pub user: UserId,
@@ -75,12 +90,12 @@ pub(super) struct Connection {
     pub subscriptions: SmallVec<[Subscription; 1]>,
     pub decoder: Decoder,
     pub queue: Option<Box<Queue>>,
-    pub held: Option<Box<Held>>,
+    aside: Option<Box<Aside>>,
     /// The feed in the middle of whose frame the last write ended; `NONE` otherwise.
     pub under_way: FeedId,
     /// Pings and their answers; the moment to go during a drain.
     pub heartbeat: Option<TimerId>,
-    /// The end of the handshake, of patience with a laggard, or of the wait for a close.
+    /// The end of the handshake, of the wait for a credential, of patience with a laggard, or of the wait for a close.
     pub deadline: Option<TimerId>,
     /// When the peer last gave a sign of life, in milliseconds on the shard's clock.
     pub alive_at_ms: u32,
@@ -111,7 +126,7 @@ impl Connection {
             subscriptions: SmallVec::new(),
             decoder: Decoder::default(),
             queue: None,
-            held: None,
+            aside: None,
             under_way: FeedId::NONE,
             heartbeat: None,
             deadline: None,
@@ -127,6 +142,53 @@ impl Connection {
             ended: false,
             close_code: 1006,
         }
+    }
+
+    /// What it holds until it goes on.
+    pub(super) fn held(&mut self) -> &mut Held {
+        let aside = self.aside.get_or_insert_with(Box::default);
+        aside.held.get_or_insert_with(Box::default)
+    }
+
+    /// Takes out what it holds.
+    pub(super) fn take_held(&mut self) -> Option<Box<Held>> {
+        let held = self.aside.as_mut()?.held.take();
+        self.tidy();
+        held
+    }
+
+    /// Puts back what it holds.
+    pub(super) fn put_held(&mut self, held: Box<Held>) {
+        self.aside.get_or_insert_with(Box::default).held = Some(held);
+    }
+
+    /// What it holds because of who it is, if there is something.
+    pub(super) fn pass(&self) -> Option<&Pass> {
+        self.aside.as_ref()?.pass.as_ref()
+    }
+
+    /// The same, to change it.
+    pub(super) fn pass_mut(&mut self) -> Option<&mut Pass> {
+        self.aside.as_mut()?.pass.as_mut()
+    }
+
+    /// The same, made where there is none.
+    pub(super) fn pass_or_new(&mut self) -> &mut Pass {
+        let aside = self.aside.get_or_insert_with(Box::default);
+        aside.pass.get_or_insert_with(Pass::default)
+    }
+
+    /// Takes it away, for good.
+    pub(super) fn take_pass(&mut self) -> Option<Pass> {
+        let pass = self.aside.as_mut()?.pass.take();
+        self.tidy();
+        pass
+    }
+
+    /// Lets go of the memory of what it does not hold any more.
+    fn tidy(&mut self) {
+        let is_empty = |aside: &mut Box<Aside>| aside.held.is_none() && aside.pass.is_none();
+        self.aside.take_if(is_empty);
     }
 
     /// Its queue, which it has while something is in it.
@@ -168,6 +230,12 @@ impl FeedId {
 pub(super) enum Timer {
     /// The HTTP head is not there: `--handshake-timeout`, 10 s.
     Handshake(u32),
+    /// An upgraded connection has no user: `--auth-timeout`, 10 s.
+    Auth(u32),
+    /// A token's notice or its end: `--token-expiring-notice`, 60 s before it.
+    Expiry(u32),
+    /// A connection has been there long enough: `--max-connection-lifetime`, off.
+    Lifetime(u32),
     /// A ping goes out, or its answer is missed: `--heartbeat-interval`, 25 s, and
     /// `--heartbeat-timeout`, 10 s.
     Heartbeat(u32),

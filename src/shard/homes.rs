@@ -1,5 +1,7 @@
 //! The shard as the home of rooms: positions are given here, and what follows is told.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId, RoomKey};
@@ -59,11 +61,13 @@ impl Shard {
                 history,
                 recover,
                 presence,
+                info,
             } => {
                 let Some(home) = self.home_or_new(hash, room) else {
                     return self.over_capacity(room, peer, correlation_id, credits);
                 };
-                self.home_join(home, peer, correlation_id, history, recover, presence);
+                let past = (history, recover);
+                self.home_join(home, peer, correlation_id, past, presence, info);
             }
             Ask::Leave { answer } => {
                 // The answer first: whoever leaves is not told of its own leaving.
@@ -178,9 +182,9 @@ impl Shard {
         home: u32,
         peer: &Peer,
         correlation_id: Option<&str>,
-        history: u32,
-        recover: Option<Recover>,
+        (history, recover): (u32, Option<Recover>),
         presence: Option<bool>,
+        info: Option<Arc<[u8]>>,
     ) {
         let Some(key) = self.homes.key(home).cloned() else {
             return;
@@ -203,6 +207,9 @@ impl Shard {
             return self.deliver_or_send(peer.connection.core, BusMessage::Full(Box::new(full)));
         }
         let joined = room.join(peer.connection, &peer.user, presence, history, recover);
+        if let Some(info) = &info {
+            room.describe(&peer.user, info);
+        }
         let welcome = Welcome {
             room: key,
             connection: peer.connection,
@@ -218,7 +225,7 @@ impl Shard {
         };
         // Before the answer, which may find that the connection has to go, and that it left.
         if joined.user_is_new {
-            self.tell_presence(home, &peer.user, true);
+            self.tell_presence(home, &peer.user, true, info.as_deref());
         }
         self.deliver_or_send(peer.connection.core, BusMessage::Joined(Box::new(welcome)));
     }
@@ -228,6 +235,7 @@ impl Shard {
         let Some(Home { room, .. }) = self.homes.get_mut(home) else {
             return;
         };
+        let info = room.info_of(&peer.user);
         let Some(departure) = room.leave(peer.connection, &peer.user, now) else {
             return;
         };
@@ -235,7 +243,7 @@ impl Shard {
             self.tell_typing(home, &peer.user, false);
         }
         if departure.user_is_gone {
-            self.tell_presence(home, &peer.user, false);
+            self.tell_presence(home, &peer.user, false, info.as_deref());
             if self
                 .homes
                 .get(home)

@@ -1,5 +1,7 @@
 //! What peers send: bytes, frames, commands.
 
+use std::sync::Arc;
+
 use crate::bus::{Ask, BusMessage, CREDITS, PUBLISH_CREDITS, Peer, Publish};
 use crate::codec::websocket::{
     CloseFrame, Control, Data, Item, Limits, OpCode, encode_close, encode_frame,
@@ -9,8 +11,9 @@ use crate::metrics::CommandType;
 use crate::protocol::{Code, Command, Event, Malformed, Request};
 use crate::session::Class;
 use crate::shard::Shard;
+use crate::shard::authentication::AUTH_MESSAGE_BYTES_MAX;
 use crate::shard::config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX};
-use crate::shard::connection::{Connection, Held, NONE, Phase, Subscription};
+use crate::shard::connection::{Connection, NONE, Phase, Subscription};
 use crate::shard::homes::Publication;
 use crate::time::Now;
 
@@ -32,12 +35,12 @@ impl Shard {
         if connection.paused {
             return;
         }
-        let Some(held) = connection.held.as_mut() else {
+        let Some(mut held) = connection.take_held() else {
             return;
         };
         let mut unread = std::mem::take(&mut held.unread);
-        if held.head.is_empty() {
-            connection.held = None;
+        if !held.head.is_empty() {
+            connection.put_held(held);
         }
         self.take_in(index, &mut unread);
     }
@@ -84,13 +87,12 @@ impl Shard {
                 return;
             };
             if connection.paused {
-                let held = connection.held.get_or_insert_with(Box::<Held>::default);
-                held.unread.extend_from_slice(input);
+                connection.held().unread.extend_from_slice(input);
                 return;
             }
             let taken = match connection.phase {
                 Phase::Head => self.take_head(index, input),
-                Phase::Native | Phase::Echo => self.take_frame(index, input),
+                Phase::Awaiting | Phase::Native | Phase::Echo => self.take_frame(index, input),
                 // Thrown away, so that the last bytes of ours arrive.
                 Phase::Closing | Phase::Lingering => return,
             };
@@ -104,6 +106,7 @@ impl Shard {
             return all;
         };
         let echo = connection.phase == Phase::Echo;
+        let awaiting = connection.phase == Phase::Awaiting;
         let limits = if echo {
             Limits {
                 message_bytes_max: ECHO_MESSAGE_BYTES_MAX,
@@ -111,8 +114,13 @@ impl Shard {
             }
         } else {
             let Shard { config, .. } = self;
+            let most = if awaiting {
+                AUTH_MESSAGE_BYTES_MAX
+            } else {
+                usize::MAX
+            };
             Limits {
-                message_bytes_max: config.message_bytes_max,
+                message_bytes_max: config.message_bytes_max.min(most),
                 fragments_max: config.fragments_max,
             }
         };
@@ -206,7 +214,17 @@ impl Shard {
 
     fn take_text(&mut self, index: u32, text: &str) {
         let mut parser = self.parser.take().unwrap_or_default();
+        let is_first = self
+            .connections
+            .get(index)
+            .is_some_and(|c| c.phase == Phase::Awaiting);
         match parser.parse(text) {
+            first if is_first => {
+                let kind = first.as_ref().map(|request| command_type(&request.command));
+                let kind = kind.unwrap_or(CommandType::Invalid);
+                self.metrics.traffic.commands.count(kind);
+                self.take_first(index, &first);
+            }
             Ok(request) => {
                 self.metrics
                     .traffic
@@ -267,16 +285,7 @@ impl Shard {
     fn obey(&mut self, index: u32, request: &Request<'_>) {
         let id = request.correlation_id;
         match request.command {
-            Command::Auth { .. } => {
-                let user = self.connections.get(index).map(|c| c.user.clone());
-                if let Some(user) = user {
-                    let event = Event::AuthResponse {
-                        user_id: &user,
-                        expires_at_unix_ms: None,
-                    };
-                    self.answer(index, &event, id);
-                }
-            }
+            Command::Auth { token } => self.refresh(index, token, id),
             Command::JoinRoom {
                 room,
                 history,
@@ -284,6 +293,7 @@ impl Shard {
                 presence,
             } => {
                 let history = history.unwrap_or(0);
+                let info = self.info_of(index);
                 self.join(
                     index,
                     room,
@@ -291,6 +301,7 @@ impl Shard {
                         history,
                         recover,
                         presence,
+                        info,
                     },
                     id,
                 );
@@ -311,7 +322,9 @@ impl Shard {
                 self.publish(index, room, publication, id);
             }
             Command::DirectMessage { user_id, data } => {
-                self.send_direct(index, user_id, data, request.message_id, id);
+                if self.may_write_or_refuse(index, id) {
+                    self.send_direct(index, user_id, data, request.message_id, id);
+                }
             }
             Command::TypingStart { room } => {
                 self.signal(index, room, Ask::Typing { start: true }, id);
@@ -352,6 +365,7 @@ impl Shard {
                 history,
                 recover,
                 presence,
+                ..
             } => Wish::Join {
                 history: history > 0 || recover.is_some(),
                 presence: presence == Some(true),
@@ -411,8 +425,14 @@ impl Shard {
         );
     }
 
+    /// What others are told about a connection's user in presence.
+    pub(super) fn info_of(&self, index: u32) -> Option<Arc<[u8]>> {
+        let pass = self.connections.get(index)?.pass()?;
+        pass.grant.as_ref()?.info.clone()
+    }
+
     /// Puts a question to a room's home: a call where that is this core, else a message.
-    fn ask(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
+    pub(super) fn ask(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
         let Some(peer) = self.peer(index) else { return };
         let hash = self.placement.hash_one(room);
         let home = self.home_of(hash);

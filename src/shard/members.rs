@@ -87,7 +87,7 @@ impl Shard {
     }
 
     /// A question to another core was answered.
-    fn give_back(&mut self, index: u32, credits: u16) {
+    pub(super) fn give_back(&mut self, index: u32, credits: u16) {
         if let Some(connection) = self.connections.get_mut(index) {
             debug_assert!(
                 connection.credits_held >= credits,

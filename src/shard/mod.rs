@@ -4,8 +4,9 @@
 //!
 //! ```text
 //!   handle_accept, handle_bytes, handle_writable,        poll_flush(transport)  bytes to sockets
-//!   handle_end, handle_bus, handle_timeouts        ─►    poll_action            sockets to shut
-//!                                                        poll_bus               to other cores
+//!   handle_end, handle_bus, handle_timeouts,       ─►    poll_action            sockets to shut
+//!   handle_policy, handle_verdict                        poll_bus               to other cores
+//!                                                        poll_question          who is this?
 //!                                                        poll_timeout           when to come back
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! to another shard it is a [`BusMessage`] with the same meaning. There is no second path.
 
 mod arrival;
+mod authentication;
 mod closing;
 mod config;
 mod connection;
@@ -26,6 +28,8 @@ mod homes;
 mod intake;
 mod laggards;
 mod members;
+mod pass;
+mod permission;
 mod ruling;
 mod telling;
 mod timers;
@@ -44,7 +48,7 @@ use crate::address::{ConnectionRef, CoreId, RoomKey};
 use crate::blocks::Blocks;
 use crate::bus::{Batch, Batches, BusMessage};
 use crate::frame::SpareFrames;
-use crate::gate::Policy;
+use crate::gate::{Policy, Question};
 use crate::metrics::{Dialect, Metrics, State};
 use crate::protocol::json::Parser;
 use crate::room::log::Spares;
@@ -157,6 +161,8 @@ pub struct Shard {
     revisited: Vec<FeedId>,
     resumed: Vec<u32>,
     actions: VecDeque<Action>,
+    /// For the operator's backend: at most one for each connection.
+    questions: VecDeque<Question>,
     /// What is to go to each core, once there is something.
     outboxes: Vec<Option<Batch>>,
     batches: Batches,
@@ -207,6 +213,7 @@ impl Shard {
             revisited: Vec::new(),
             resumed: Vec::new(),
             actions: VecDeque::new(),
+            questions: VecDeque::new(),
             outboxes: (0..config.cores).map(|_| None).collect(),
             batches: Batches::default(),
             spares: Spares::default(),
@@ -238,7 +245,8 @@ impl Shard {
     }
 
     /// What the operator allows is another from now on. No room is visited: each follows the new
-    /// rules when it is next looked at, or its next timer fires. Who is in stays in.
+    /// rules when it is next looked at, or its next timer fires. Who is in stays in, and connections
+    /// that are established keep what they were given.
     pub fn handle_policy(&mut self, now: Now, policy: Arc<Policy>) {
         self.set_now(now);
         if policy.rules != self.config.policy.rules {
@@ -481,6 +489,7 @@ impl Shard {
 fn gauge(phase: Phase) -> (Dialect, State) {
     match phase {
         Phase::Head => (Dialect::Unknown, State::Handshake),
+        Phase::Awaiting => (Dialect::Native, State::Unauthenticated),
         Phase::Native => (Dialect::Native, State::Established),
         Phase::Echo => (Dialect::Unknown, State::Established),
         Phase::Closing | Phase::Lingering => (Dialect::Unknown, State::Closing),

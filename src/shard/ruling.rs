@@ -4,7 +4,7 @@
 //! is next looked at after the rules have changed: a change visits no room. A command about a room
 //! that this core knows from nowhere is matched by itself.
 
-use crate::gate::{Asked, Grant, Overflow, RoomLimits, RoomRule, Wish};
+use crate::gate::{Asked, Denied, Overflow, RoomLimits, RoomRule, Wish};
 use crate::shard::connection::{NONE, Timer};
 use crate::shard::{Shard, ShardConfig};
 
@@ -136,35 +136,30 @@ impl Shard {
         wish: Wish,
         correlation_id: Option<&str>,
     ) -> bool {
-        // A connection with a grant of its own would have to be asked about, too.
-        !self.rules_matter || self.permits_by_rules(index, place, wish, correlation_id)
+        let has_own = self.grant(index).is_some_and(|grant| grant.rooms.is_some());
+        if !self.rules_matter && !has_own {
+            return true;
+        }
+        let Err(denied) = self.weigh(index, place, wish) else {
+            return true;
+        };
+        let (message, room) = (denied.to_string(), Some(place.1));
+        self.refuse(index, denied.code(), &message, room, correlation_id);
+        false
     }
 
     /// This is where the room's rule and the connection's grant meet.
     #[inline(never)]
-    fn permits_by_rules(
-        &mut self,
-        index: u32,
-        (hash, room): (u64, &str),
-        wish: Wish,
-        correlation_id: Option<&str>,
-    ) -> bool {
+    fn weigh(&mut self, index: u32, (hash, room): (u64, &str), wish: Wish) -> Result<(), Denied> {
         let ruling = self.ruling_of(hash, room);
-        // Without authentication nobody has one.
-        let grant: Option<&Grant> = None;
         let asked = Asked {
             rules: &self.config.policy.rules,
             room,
             rule: self.config.rule(ruling),
-            grant,
+            grant: self.grant(index),
             is_member: self.is_member(index, hash, room),
         };
-        let Err(denied) = asked.permits(wish) else {
-            return true;
-        };
-        let message = denied.to_string();
-        self.refuse(index, denied.code(), &message, Some(room), correlation_id);
-        false
+        asked.permits(wish)
     }
 
     /// Whether the room's home has let the connection in.

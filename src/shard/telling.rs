@@ -29,7 +29,13 @@ impl Shard {
 
     /// Tells those who asked for presence that a user came or went; in a large room later, with
     /// others.
-    pub(super) fn tell_presence(&mut self, home: u32, user: &UserId, came: bool) {
+    pub(super) fn tell_presence(
+        &mut self,
+        home: u32,
+        user: &UserId,
+        came: bool,
+        info: Option<&[u8]>,
+    ) {
         let ruling = self.home_ruling(home);
         let Some(limit) = self.config.presence_limit(ruling) else {
             return;
@@ -57,7 +63,7 @@ impl Shard {
             (
                 PresenceChange::Join {
                     user_id: user,
-                    info: None,
+                    info,
                 },
                 Note::Joined,
             )
@@ -65,7 +71,7 @@ impl Shard {
             (
                 PresenceChange::Leave {
                     user_id: user,
-                    info: None,
+                    info,
                 },
                 Note::Left,
             )

@@ -34,6 +34,9 @@ impl Shard {
         while let Some(timer) = self.wheel.expire(self.now.mono) {
             match timer {
                 Timer::Handshake(index) => self.give_up_on_head(index),
+                Timer::Auth(index) => self.give_up_on_auth(index),
+                Timer::Expiry(index) => self.expire(index),
+                Timer::Lifetime(index) => self.retire(index),
                 Timer::Heartbeat(index) => self.beat(index),
                 Timer::LagAge(index) => {
                     self.forget_deadline(index);
@@ -152,7 +155,9 @@ impl Shard {
         for index in indices {
             match self.connections.get(index).map(|c| c.phase) {
                 Some(Phase::Native) => self.announce_drain(index, window),
-                Some(Phase::Echo) => self.close_with(index, Code::ServerDraining),
+                Some(Phase::Echo | Phase::Awaiting) => {
+                    self.close_with(index, Code::ServerDraining);
+                }
                 Some(Phase::Head) => self.drop_connection(index, 1006),
                 Some(Phase::Closing | Phase::Lingering) | None => {}
             }
@@ -167,6 +172,7 @@ impl Shard {
             reconnect_after_ms: wait.as_millis() as u64,
         };
         self.answer(index, &event, None);
+        self.forget_lifetime(index);
         let timer = self
             .wheel
             .insert(self.now.mono + slot, Timer::Farewell(index));

@@ -1,0 +1,46 @@
+//! What the operator's backend is asked about a connection, and its verdict.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::address::ConnectionRef;
+use crate::gate::Grant;
+use crate::protocol::ClientId;
+
+/// What the backend is asked about one connection.
+#[derive(Clone)]
+pub struct Question {
+    /// The connection, to which the verdict goes.
+    pub connection: ConnectionRef,
+    /// Its id.
+    pub client_id: ClientId,
+    /// Its token, where it has one.
+    pub token: Option<Box<str>>,
+    /// The header fields that are passed on.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// The room that the path names.
+    pub room: Option<Box<str>>,
+    /// The peer's address as text. The shard does not know it: whoever has the socket fills it in.
+    pub address: Box<str>,
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the token nor the headers, which may be cookies.
+        f.debug_struct("Question")
+            .field("connection", &self.connection)
+            .field("has_token", &self.token.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the backend says.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It knows the user.
+    Granted(Arc<Grant>),
+    /// It does not let it in.
+    Denied,
+    /// It gave no answer that could be used, or was not asked because too many wait.
+    Unavailable,
+}
