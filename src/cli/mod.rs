@@ -39,6 +39,7 @@ use thiserror::Error;
 
 pub mod check;
 pub mod host;
+pub mod lists;
 pub mod logging;
 pub mod options;
 pub mod policy;

@@ -7,16 +7,19 @@
 //! [`super::validate`].
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::lists::{HeaderNames, actions, header_names, origins, webhook_url};
 use super::logging::log_filter;
 use super::policy::{KeySource, Secret, key_source};
 use super::rooms::RoomTable;
 use super::units::{
     Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, count, count_or_auto, duration,
 };
+use crate::gate::{Actions, Origins};
 
 /// How the server is to run. `Options::default()` is a server without any flag.
 #[derive(Args, Clone, PartialEq, Debug)]
@@ -234,7 +237,7 @@ pub struct Heartbeat {
 #[command(next_help_heading = "Authentication")]
 #[group(skip)]
 pub struct Authentication {
-    /// How users prove who they are: none (they do not), jwt (by a token that a backend signed)
+    /// How users prove who they are: none (they do not), jwt (tokens), webhook (your backend decides)
     #[arg(long, value_name = "METHOD", value_enum, default_value_t = AuthMethod::None)]
     #[arg(hide_possible_values = true)]
     pub auth: AuthMethod,
@@ -278,6 +281,69 @@ pub struct Authentication {
     /// The secret of TIDEWHEEL_JWT_SECRET, which is no flag.
     #[arg(skip)]
     pub jwt_secret: Option<Secret>,
+    /// Time an upgraded connection has to authenticate before it is closed with 4001
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = duration(Duration::from_millis(100)..=Duration::from_secs(3_600)))]
+    pub auth_timeout: Duration,
+
+    /// Time before the end of a token at which its bearer is told; 0: not at all
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(86_400)))]
+    pub token_expiring_notice: Duration,
+
+    /// Age, give or take a tenth, at which a connection is closed with 4105; 0: off
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    #[arg(value_parser = duration(Duration::ZERO..=DURATION_MAX))]
+    pub max_connection_lifetime: Duration,
+
+    /// Take a token from ?token= in the URL too, where proxies may log it
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub allow_token_in_url: bool,
+
+    /// Origins of pages that may connect, by commas: https://a.example, *.a.example, null, *; none: see docs
+    #[arg(long, value_name = "LIST", value_parser = origins)]
+    pub allow_origin: Option<Origins>,
+
+    /// Actions in any room for those whose credential names no rooms, by commas; none: nothing
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "join,publish,presence,history,direct"
+    )]
+    #[arg(value_parser = actions)]
+    pub default_allow: Actions,
+
+    /// URL of your backend that --auth webhook asks about each credential
+    #[arg(long, value_name = "URL", value_parser = webhook_url)]
+    pub auth_webhook_url: Option<String>,
+
+    /// Time the webhook has to answer before nobody is let in
+    #[arg(long, value_name = "DURATION", default_value = "3s")]
+    #[arg(value_parser = duration(Duration::from_millis(10)..=Duration::from_secs(60)))]
+    pub auth_webhook_timeout: Duration,
+
+    /// Questions that the webhook is asked at the same time; sixteen times as many may wait
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count(1..=4_096))]
+    pub auth_webhook_in_flight: usize,
+
+    /// Time for which an answer of the webhook holds for the same question; 0: not at all
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(3_600)))]
+    pub auth_webhook_cache: Duration,
+
+    /// Headers of a request that the webhook is shown besides Origin and User-Agent, by commas
+    #[arg(long, value_name = "LIST", value_parser = header_names)]
+    pub auth_webhook_header: Option<HeaderNames>,
+
+    /// File with the secret that signs questions to the webhook
+    #[arg(long, value_name = "FILE")]
+    pub auth_webhook_secret_file: Option<PathBuf>,
+
+    /// File of certificates (PEM) that an https webhook may be signed by, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub auth_webhook_ca_file: Option<PathBuf>,
 }
 
 /// How the server takes its leave.
@@ -382,6 +448,8 @@ pub enum AuthMethod {
     None,
     /// By a JSON Web Token that the operator's backend signed.
     Jwt,
+    /// The operator's backend is asked.
+    Webhook,
 }
 
 /// How a line of the log is written.

@@ -14,7 +14,7 @@ use super::options::{self, AuthMethod};
 use super::sources::JWT_SECRET_VARIABLE;
 use crate::gate::token::key_file::{KEY_FILE_BYTES_MAX, secret};
 use crate::gate::token::{KeyFault, KeyFile, Keys, Rules, Verifier};
-use crate::gate::{Authentication, Policy};
+use crate::gate::{Authentication, Policy, WebhookPolicy};
 
 /// Why there is no policy. The text names the file, what is wrong in it, and what to do.
 #[derive(Debug, Error)]
@@ -45,14 +45,26 @@ pub enum PolicyError {
 /// # Errors
 /// [`PolicyError`] where a file cannot be used.
 pub fn policy(options: &Options) -> Result<Policy, PolicyError> {
-    let authentication = match options.authentication.auth {
-        AuthMethod::None => Authentication::Open,
-        AuthMethod::Jwt => Authentication::Token(Arc::new(verifier(&options.authentication)?)),
-    };
+    let authentication = &options.authentication;
+    let mut origins = authentication.allow_origin.clone().unwrap_or_default();
+    origins.loopback = options.listeners.listen.ip().to_canonical().is_loopback();
+    let lifetime = authentication.max_connection_lifetime;
     Ok(Policy {
-        authentication,
+        authentication: match authentication.auth {
+            AuthMethod::None => Authentication::Open,
+            AuthMethod::Jwt => Authentication::Token(Arc::new(verifier(authentication)?)),
+            AuthMethod::Webhook => {
+                let headers = authentication.auth_webhook_header.clone();
+                let headers = headers.unwrap_or_default().0;
+                Authentication::Webhook(Arc::new(WebhookPolicy { headers }))
+            }
+        },
         rules: super::rooms::rules(options),
-        ..Policy::default()
+        origins,
+        token_in_url: authentication.allow_token_in_url,
+        auth_timeout: authentication.auth_timeout,
+        token_expiring_notice: authentication.token_expiring_notice,
+        connection_lifetime: (!lifetime.is_zero()).then_some(lifetime),
     })
 }
 

@@ -114,13 +114,8 @@ mod tests {
             );
             if flag != "config" {
                 assert!(arg.get_help_heading().is_some(), "--{flag} has no heading");
-                let is_list = matches!(arg.get_action(), clap::ArgAction::Append);
-                let defaults = usize::from(!is_list);
-                assert_eq!(
-                    arg.get_default_values().len(),
-                    defaults,
-                    "--{flag} has no default"
-                );
+                // What is not given has none.
+                assert!(arg.get_default_values().len() <= 1, "--{flag} has defaults");
             }
         }
     }

@@ -12,14 +12,22 @@ use super::{Options, Parsed, Settings, parse_from};
 use crate::server::{Cause, Reload, Reloaded};
 
 /// The flags whose values a running server takes over, by the names they have in the file.
-pub const RELOADABLE: [&str; 7] = [
+pub const RELOADABLE: [&str; 15] = [
+    "allow-origin",
+    "allow-token-in-url",
     "auth",
-    "jwt-key-file",
-    "jwt-issuer",
+    "auth-timeout",
+    "auth-webhook-header",
+    "default-allow",
     "jwt-audience",
+    "jwt-issuer",
+    "jwt-key-file",
     "jwt-leeway",
     "jwt-require-exp",
+    "max-connection-lifetime",
     "max-token-bytes",
+    "rooms",
+    "token-expiring-notice",
 ];
 
 /// Reads the options of this process again.

@@ -161,7 +161,7 @@ pub fn rules(options: &Options) -> Rules {
     Rules {
         list: tables.map(|table| table.rule(options)).collect(),
         is_explicit: options.rooms.rooms == RoomNames::Explicit,
-        default_allow: Actions::ALL,
+        default_allow: options.authentication.default_allow,
     }
 }
 

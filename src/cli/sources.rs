@@ -207,6 +207,16 @@ fn is_list(flag: &str) -> bool {
     })
 }
 
+/// Whether a flag's one value is a list whose parts are separated by commas.
+fn takes_commas(flag: &str) -> bool {
+    let command = options_command();
+    let mut flags = command.get_arguments();
+    flags.any(|arg| {
+        let value = arg.get_value_names().and_then(|names| names.first());
+        arg.get_long() == Some(flag) && value.is_some_and(|name| name == "LIST")
+    })
+}
+
 fn values_on_command_line(flags: &ArgMatches, flag: &str) -> Option<Vec<String>> {
     let id = flag.replace('-', "_");
     if flags.value_source(&id) != Some(ValueSource::CommandLine) {
@@ -411,6 +421,11 @@ fn file_values(
             let values = values.iter();
             let read = values.map(|value| file_value(key, value.get_ref(), origin));
             read.collect::<Result<Vec<_>, _>>()?
+        }
+        DeValue::Array(values) if takes_commas(flag) => {
+            let values = values.iter();
+            let read = values.map(|value| file_value(key, value.get_ref(), origin));
+            vec![read.collect::<Result<Vec<_>, _>>()?.join(",")]
         }
         value => vec![file_value(key, value, origin)?],
     };

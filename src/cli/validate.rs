@@ -32,6 +32,7 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
         anonymous_on_open_address(options),
         tokens_without_key(options),
         tokens_not_asked_for(options),
+        webhook_and_its_url(options),
         admin_on_open_address(options),
         lag_below_a_message(options),
         history_below_a_message(options),
@@ -115,7 +116,27 @@ fn method_name(method: AuthMethod) -> &'static str {
     match method {
         AuthMethod::None => "none",
         AuthMethod::Jwt => "jwt",
+        AuthMethod::Webhook => "webhook",
     }
+}
+
+fn webhook_and_its_url(options: &Options) -> Option<Conflict> {
+    let authentication = &options.authentication;
+    let is_asked = authentication.auth == AuthMethod::Webhook;
+    let problem = match (is_asked, &authentication.auth_webhook_url) {
+        (true, None) => {
+            "--auth webhook asks your backend about everyone: say where it is with \
+             --auth-webhook-url"
+        }
+        (false, Some(_)) => {
+            "--auth-webhook-url says where to ask, but nobody is asked about: add --auth webhook"
+        }
+        _ => return None,
+    };
+    Some(Conflict::new(
+        &["auth", "auth-webhook-url"],
+        problem.to_owned(),
+    ))
 }
 
 fn admin_on_open_address(options: &Options) -> Option<Conflict> {
@@ -218,11 +239,16 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 11] = [
+        let cases: [Case; 13] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
                 "listen",
+            ),
+            (|o| o.authentication.auth = AuthMethod::Webhook, "auth"),
+            (
+                |o| o.authentication.auth_webhook_url = Some("http://a/".into()),
+                "auth",
             ),
             (
                 |o| o.listeners.admin_listen = "[::]:1".parse().unwrap(),

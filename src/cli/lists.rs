@@ -1,0 +1,129 @@
+//! Values that are lists, with commas between their entries; and URLs.
+
+use thiserror::Error;
+
+use crate::gate::{Action, Actions, BadOrigin, Origins};
+
+/// The most header fields that are passed on.
+const HEADER_NAMES_MAX: usize = 16;
+
+/// Why a list was not taken. The text goes after the name of the flag and the value itself.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ListError {
+    /// An entry is no action.
+    #[error("{0:?} is no action; write join, publish, presence, history, direct, or none alone")]
+    NotAnAction(String),
+    /// An entry is no name of a header field.
+    #[error("{0:?} is no header name; write names such as cookie, with commas between them")]
+    NotAHeaderName(String),
+    /// The token is passed on by itself.
+    #[error("authorization is not passed on: what it carries is the question's token")]
+    TokenHeader,
+    /// Too many.
+    #[error("{0} headers are too many; at most 16 are passed on")]
+    TooManyHeaders(usize),
+    /// Not a URL that can be asked.
+    #[error("not a URL; write http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH")]
+    NotAUrl,
+}
+
+/// Names of header fields, in lower case.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct HeaderNames(pub Box<[Box<str>]>);
+
+fn entries(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|e| !e.is_empty())
+}
+
+/// Reads a list of origins.
+pub(super) fn origins(text: &str) -> Result<Origins, BadOrigin> {
+    Origins::new(text)
+}
+
+/// Reads a list of actions; `none` stands for an empty one.
+pub(super) fn actions(text: &str) -> Result<Actions, ListError> {
+    if text == "none" {
+        return Ok(Actions::NONE);
+    }
+    let action =
+        |name: &str| Action::from_name(name).ok_or_else(|| ListError::NotAnAction(name.to_owned()));
+    let found: Actions = entries(text).map(action).collect::<Result<_, _>>()?;
+    if found == Actions::NONE {
+        return Err(ListError::NotAnAction(String::new()));
+    }
+    Ok(found)
+}
+
+/// Reads a list of names of header fields.
+pub(super) fn header_names(text: &str) -> Result<HeaderNames, ListError> {
+    // RFC 9110 §5.6.2.
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let name = |name: &str| match name.to_ascii_lowercase() {
+        name if name == "authorization" => Err(ListError::TokenHeader),
+        name if name.bytes().all(is_token) => Ok(Box::from(name)),
+        name => Err(ListError::NotAHeaderName(name)),
+    };
+    let names: Box<[Box<str>]> = entries(text).map(name).collect::<Result<_, _>>()?;
+    if names.len() > HEADER_NAMES_MAX {
+        return Err(ListError::TooManyHeaders(names.len()));
+    }
+    Ok(HeaderNames(names))
+}
+
+/// Reads the URL of the webhook.
+pub(super) fn webhook_url(text: &str) -> Result<String, ListError> {
+    let uri: axum::http::Uri = text.parse().map_err(|_| ListError::NotAUrl)?;
+    let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    // Credentials in a URL would show in the process list.
+    let is_open = uri.authority().is_some_and(|a| !a.as_str().contains('@'));
+    if is_known && has_host && is_open {
+        Ok(text.to_owned())
+    } else {
+        Err(ListError::NotAUrl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_and_what_is_none_is_said() {
+        assert_eq!(actions("none"), Ok(Actions::NONE));
+        let two: Actions = [Action::Join, Action::History].into_iter().collect();
+        assert_eq!(actions("join, history,"), Ok(two));
+        assert_eq!(actions("Join"), Err(ListError::NotAnAction("Join".into())));
+        assert_eq!(actions(""), Err(ListError::NotAnAction(String::new())));
+
+        let names = header_names("Cookie, x-session").unwrap();
+        assert_eq!(*names.0, [Box::from("cookie"), Box::from("x-session")]);
+        assert_eq!(header_names("Authorization"), Err(ListError::TokenHeader));
+        let bad = Err(ListError::NotAHeaderName("a b".into()));
+        assert_eq!(header_names("a b"), bad);
+        let many = vec!["a"; 17].join(",");
+        assert_eq!(header_names(&many), Err(ListError::TooManyHeaders(17)));
+    }
+
+    #[test]
+    fn the_webhook_is_a_url_of_http() {
+        for good in [
+            "http://127.0.0.1:9/auth",
+            "https://auth.example.com",
+            "http://[::1]/a?b=c",
+        ] {
+            assert_eq!(webhook_url(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "auth.example.com",
+            "/auth",
+            "ftp://a/",
+            "http://",
+            "http://u:p@a/",
+            "http://a b/",
+        ] {
+            assert_eq!(webhook_url(bad), Err(ListError::NotAUrl), "{bad}");
+        }
+    }
+}
