@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
-use tidewheel::cli::policy::policy;
+use tidewheel::cli::policy::{Secret, policy};
 use tidewheel::cli::reload::Reloader;
 use tidewheel::cli::settings::settings;
 use tidewheel::cli::startup::Startup;
+use tidewheel::cli::token::TokenCommand;
 use tidewheel::cli::{self, EXIT_FAILURE, EXIT_USAGE, Options, Parsed, Settings, logging};
+use tidewheel::reactor::Clock;
 use tidewheel::server::Server;
 
 #[global_allocator]
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
             settings,
             warnings,
         }) => (options, settings, warnings),
+        Ok(Parsed::Token { command, secret }) => return token(&command, secret.as_ref()),
         Ok(Parsed::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -40,6 +43,20 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::from(EXIT_FAILURE)
     })
+}
+
+fn token(command: &TokenCommand, secret: Option<&Secret>) -> ExitCode {
+    let now_unix_ms = Clock::start().now().unix_ms;
+    match cli::token::run(command, secret, now_unix_ms, std::io::stdin()) {
+        Ok(outcome) => {
+            print!("{}", outcome.text);
+            ExitCode::from(if outcome.is_good { 0 } else { EXIT_FAILURE })
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
 }
 
 fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {

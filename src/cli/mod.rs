@@ -11,7 +11,8 @@
 //! ([`mod@reference`]) follow from it. [`units`] are the values' notations, [`sources`] merges the
 //! layers, [`rooms`] reads the file's tables of rules, [`validate`] holds flags against each other,
 //! [`host`] asks the machine what it allows, [`startup`] says what comes of both. [`policy`] reads
-//! the files that the options name, [`reload`] all of it again while the server runs.
+//! the files that the options name, [`reload`] all of it again while the server runs. [`check`] and
+//! [`token`] are commands of their own.
 //!
 //! Nothing here starts anything: [`parse_from`] is a function of its arguments and of the file
 //! they name. A program around it is
@@ -21,6 +22,7 @@
 //!
 //! match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
 //!     Ok(Parsed::Serve { options, .. }) => println!("{options:?}"),
+//!     Ok(Parsed::Token { command, secret: _ }) => println!("{command:?}"),
 //!     Ok(Parsed::Print(text)) => print!("{text}"),
 //!     Err(error) => {
 //!         eprintln!("{error}");
@@ -34,7 +36,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::error::ErrorKind;
-use clap::{Args, Command};
+use clap::{Args, Command, FromArgMatches as _, Subcommand as _};
 use thiserror::Error;
 
 pub mod check;
@@ -49,6 +51,7 @@ pub mod rooms;
 pub mod settings;
 pub mod sources;
 pub mod startup;
+pub mod token;
 pub mod units;
 pub mod validate;
 
@@ -75,6 +78,13 @@ pub enum Parsed {
         settings: Settings,
         /// What to tell the operator once the log is open; nothing that keeps the server from running.
         warnings: Vec<String>,
+    },
+    /// Make or look at keys and tokens.
+    Token {
+        /// What exactly.
+        command: token::TokenCommand,
+        /// The secret of the environment.
+        secret: Option<policy::Secret>,
     },
     /// Print this text to standard output, and end with success: `--help`, `--version`, `check`.
     Print(String),
@@ -187,6 +197,11 @@ fn command() -> Command {
     let serve = Serve::augment_args(Command::new("serve"))
         .about("Run the server: also what happens without a command")
         .after_help(AFTER_HELP);
+    let token = token::TokenCommand::augment_subcommands(Command::new("token"))
+        .about("Make keys and tokens for development, and look at tokens")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true);
     Serve::augment_args(Command::new("tidewheel"))
         .about(ABOUT)
         .after_help(AFTER_HELP)
@@ -199,6 +214,7 @@ fn command() -> Command {
         .subcommand(check::with_arguments(Serve::augment_args(Command::new(
             CHECK,
         ))))
+        .subcommand(token)
 }
 
 /// The version and what was built: `0.1.0 (x86_64-linux, release build)`.
@@ -229,9 +245,15 @@ pub fn parse_from(
         Ok(matches) => matches,
         Err(error) => return stopped_early(&error),
     };
+    let environment = Environment::read(env)?;
+    if let Some(("token", matches)) = matches.subcommand() {
+        let command = token::TokenCommand::from_arg_matches(matches);
+        let command = command.map_err(|error| CliError::CommandLine(error.to_string()))?;
+        let secret = environment.jwt_secret();
+        return Ok(Parsed::Token { command, secret });
+    }
     // Without a command the flags stand at the top, and mean the same.
     let flags = matches.subcommand().map_or(&matches, |(_, flags)| flags);
-    let environment = Environment::read(env)?;
     let resolved = sources::resolve(flags, &environment)?;
     if matches.subcommand_name() == Some(CHECK) {
         let text = check::report(flags, &resolved.options, &resolved.warnings);
@@ -247,7 +269,9 @@ pub fn parse_from(
 fn stopped_early(error: &clap::Error) -> Result<Parsed, CliError> {
     let text = error.render().to_string();
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Print(text)),
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Ok(Parsed::Print(text)),
         _ => Err(CliError::CommandLine(text.trim_end().to_owned())),
     }
 }

@@ -79,6 +79,12 @@ impl Environment {
         }
         Ok(Environment(ours))
     }
+
+    /// What [`JWT_SECRET_VARIABLE`] holds.
+    pub(super) fn jwt_secret(&self) -> Option<Secret> {
+        let secret = self.0.get(JWT_SECRET_VARIABLE);
+        secret.map(|secret| Secret::new(secret))
+    }
 }
 
 /// The variable of a flag: `max-lag-bytes` has `TIDEWHEEL_MAX_LAG_BYTES`.
@@ -129,8 +135,7 @@ pub(super) fn resolve(flags: &ArgMatches, environment: &Environment) -> Result<R
         .flat_map(|(flag, values)| values.iter().map(|value| (flag.clone(), value.clone())));
     let mut options =
         options_from(merged).map_err(|error| CliError::CommandLine(error.render().to_string()))?;
-    let secret = environment.0.get(JWT_SECRET_VARIABLE);
-    options.authentication.jwt_secret = secret.map(|secret| Secret::new(secret));
+    options.authentication.jwt_secret = environment.jwt_secret();
     options.rooms.tables = tables;
 
     let conflicts = conflicts(&options);

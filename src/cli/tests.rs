@@ -16,7 +16,7 @@ fn parse(flags: &[&str], env: &[(&str, &str)]) -> Result<Parsed, CliError> {
 fn options(flags: &[&str], env: &[(&str, &str)]) -> Options {
     match parse(flags, env).unwrap() {
         Parsed::Serve { options, .. } => *options,
-        Parsed::Print(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 
