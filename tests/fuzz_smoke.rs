@@ -30,7 +30,9 @@ targets! {
     envelope,
     frame_decoder,
     http_head,
+    key_file,
     shard_ops,
+    token,
 }
 
 /// Runs `body` over the corpus of `target` and over mutations of it.

@@ -7,4 +7,6 @@ pub mod config_file;
 pub mod envelope;
 pub mod frame_decoder;
 pub mod http_head;
+pub mod key_file;
 pub mod shard_ops;
+pub mod token;
