@@ -1,5 +1,6 @@
 //! Any bytes as operations on one or two shards, in any order that a reactor could bring about:
-//! peers that come, join, publish, stall and vanish, mail between the cores, the clock, a drain.
+//! peers that come, join, publish, stall and vanish, mail between the cores, the clock, new rules, a
+//! drain.
 //!
 //! After each operation the ledger balances. On every connection the frames are whole and nothing
 //! follows a close; in every room the offsets follow on. At the end, when everyone has gone and
@@ -9,12 +10,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tidewheel::address::CoreId;
 use tidewheel::bus::Batch;
+use tidewheel::cli::sources::options_from_text;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_fragment};
 use tidewheel::codec::websocket::{Control, Data, OpCode};
+use tidewheel::gate::Policy;
 use tidewheel::protocol::json::validate;
 use tidewheel::room::history::HistoryLimits;
 use tidewheel::room::home::RoomLimits;
@@ -147,6 +151,12 @@ impl World {
             _ => {
                 // A drain is for good, so it is rare.
                 let (core, really) = (tape.byte(), tape.byte());
+                if really & 1 == 1 && really <= 240 {
+                    // One core hears of a reload before the others, or alone.
+                    let policy = policy(really >> 1);
+                    let core = usize::from(core) % self.shards.len();
+                    self.shards[core].shard.handle_policy(self.now, policy);
+                }
                 if really > 240 {
                     let window = Duration::from_millis(u64::from(really) * 10);
                     let core = usize::from(core) % self.shards.len();
@@ -543,6 +553,58 @@ impl World {
     }
 }
 
+/// One of four: none, of all kinds, explicit, ephemeral.
+fn policy(which: u8) -> Arc<Policy> {
+    static POLICIES: LazyLock<[Arc<Policy>; 4]> = LazyLock::new(|| {
+        RULES.map(|file| {
+            let (options, _) = options_from_text(file).expect("rules");
+            Arc::new(tidewheel::cli::settings::policy(&options))
+        })
+    });
+    Arc::clone(&POLICIES[usize::from(which % 4)])
+}
+
+const RULES: [&str; 4] = [
+    "",
+    "[[rooms]]
+pattern = 'r0'
+overflow = 'skip'
+max-members = 1
+[[rooms]]
+pattern = 'r1'
+overflow = 'latest'
+history = 1
+history-ttl = '3s'
+publish = 'members'
+[[rooms]]
+pattern = 'r2'
+presence = false
+typing = false
+max-message-bytes = 100
+room-idle-ttl = '0'
+[[rooms]]
+pattern = 'r3'
+overflow = 'evict'
+ephemeral = true
+[[rooms]]
+pattern = 'r4'
+presence-limit = 0
+history-bytes = '64KiB'
+room-idle-ttl = '5s'",
+    "room-names = 'explicit'
+[[rooms]]
+pattern = 'r0'
+publish = 'server'
+[[rooms]]
+pattern = 'r*'
+allow = ['join', 'publish']
+max-members = 2",
+    "[[rooms]]
+pattern = '**'
+ephemeral = true
+overflow = 'latest'",
+];
+
 /// Bounds that are soon reached.
 fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
     let pick = |bit: u8, small: usize, large: usize| if bounds & bit == 0 { small } else { large };
@@ -552,7 +614,7 @@ fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
         seed: 1,
         echo: true,
         page: b"page",
-        policy: Default::default(),
+        policy: policy(habits >> 3),
         handshake_timeout: Duration::from_secs(10),
         head_bytes_max: 512,
         close_timeout: Duration::from_secs(2),
