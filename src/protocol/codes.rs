@@ -113,7 +113,7 @@ codes! {
     InvalidMessageFormat = 4006, "invalid message format", AfterRepetition, No,
         "The message is not an object of the documented form; more than `--max-protocol-errors` of them within a minute close.";
     RoomNotFound = 4007, "room not found", Never, NotApplicable,
-        "Rooms are explicit and nobody created this one.";
+        "Rooms are explicit and no rule means this one.";
     RoomFull = 4008, "room full", Never, NotApplicable,
         "The room has as many members as its rule allows.";
     UserBanned = 4009, "user banned", Always, No,

@@ -5,6 +5,7 @@ import conversation from './cases/conversation.mjs';
 import positions from './cases/positions.mjs';
 import edges from './cases/edges.mjs';
 import pressure from './cases/pressure.mjs';
+import rules from './cases/rules.mjs';
 import ending from './cases/ending.mjs';
 import page, { close as closeBrowser } from './cases/page.mjs';
 
@@ -25,7 +26,7 @@ async function run(name, body, server) {
   return !fault;
 }
 
-const cases = Object.entries({ ...conversation, ...positions, ...edges, ...pressure, ...ending, ...page })
+const cases = Object.entries({ ...conversation, ...positions, ...edges, ...pressure, ...rules, ...ending, ...page })
   .filter(([name]) => !words.length || words.some(word => name.includes(word)));
 const server = await Server.start(binary);
 const failed = [];
