@@ -8,6 +8,7 @@ use super::host::Host;
 use super::options;
 use super::units::Count;
 use crate::address::CoreId;
+use crate::control::WebhookSettings;
 use crate::gate::Policy;
 use crate::reactor::{SocketOptions, Tuning};
 use crate::room::history::HistoryLimits;
@@ -36,6 +37,7 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
             Count::Exactly(count) => Some(count),
         },
         drain_window: options.shutdown.drain_window,
+        webhook: webhook(&options.authentication),
         shard: ShardConfig {
             policy,
             ..shard_config(options, CoreId(0), cores, random_seed())
@@ -53,6 +55,19 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
             bus_backlog_bytes: options.tuning.bus_backlog_bytes,
         },
     }
+}
+
+/// How the operator's backend is asked, where it is.
+fn webhook(options: &options::Authentication) -> Option<WebhookSettings> {
+    let url = options.auth_webhook_url.clone()?;
+    Some(WebhookSettings {
+        url,
+        timeout: options.auth_webhook_timeout,
+        in_flight_max: options.auth_webhook_in_flight,
+        cache_ttl: options.auth_webhook_cache,
+        secret_file: options.auth_webhook_secret_file.clone(),
+        ca_file: options.auth_webhook_ca_file.clone(),
+    })
 }
 
 /// A number that nobody outside can guess: the standard library's hasher is keyed by the system's

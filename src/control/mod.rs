@@ -9,12 +9,14 @@
 //!                                                                      ▲                   │
 //!                                                                      └── SnapshotReply ──┘
 //! ```
+//! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]).
 
 mod listen;
 mod problem;
 mod readiness;
 mod routes;
 mod scrape;
+pub mod webhook;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -28,6 +30,7 @@ use tokio::sync::watch;
 pub use problem::Problem;
 pub use readiness::{Phase, Readiness};
 pub use scrape::Cores;
+pub use webhook::{Webhook, WebhookError, WebhookSettings};
 
 use crate::control::scrape::Scraper;
 
@@ -90,6 +93,7 @@ impl ControlHandle {
 #[derive(Debug)]
 pub struct Plane {
     runtime: Runtime,
+    webhook: Option<Webhook>,
 }
 
 impl Plane {
@@ -100,7 +104,16 @@ impl Plane {
     pub fn new() -> io::Result<Plane> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_io().enable_time().build()?;
-        Ok(Plane { runtime })
+        Ok(Plane {
+            runtime,
+            webhook: None,
+        })
+    }
+
+    /// With the operator's backend as the judge of credentials.
+    #[must_use]
+    pub fn with_webhook(self, webhook: Option<Webhook>) -> Plane {
+        Plane { webhook, ..self }
     }
 
     /// Starts it on a bound listener.
@@ -114,7 +127,7 @@ impl Plane {
         readiness: Arc<Readiness>,
         limits: Limits,
     ) -> io::Result<ControlHandle> {
-        let Plane { runtime } = self;
+        let Plane { runtime, webhook } = self;
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let listener = {
@@ -122,12 +135,19 @@ impl Plane {
             tokio::net::TcpListener::from_std(listener)?
         };
         let (stop, stopped) = watch::channel(false);
-        let scraper = Arc::new(Scraper::new(cores, limits.snapshot_timeout));
+        let counters = webhook.as_ref().map(Webhook::counters);
+        let scraper = Scraper::new(Arc::clone(&cores), limits.snapshot_timeout, counters);
+        let scraper = Arc::new(scraper);
         let router = routes::router(scraper, readiness);
         let thread = thread::Builder::new()
             .name("tidewheel-control".to_owned())
             .spawn(move || {
-                runtime.block_on(listen::serve(listener, router, limits, stopped));
+                runtime.block_on(async {
+                    if let Some(webhook) = webhook {
+                        tokio::spawn(webhook.serve(cores));
+                    }
+                    listen::serve(listener, router, limits, stopped).await;
+                });
             })?;
         Ok(ControlHandle {
             address,

@@ -7,6 +7,9 @@ use axum::body::Bytes;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::address::ConnectionRef;
+use crate::control::webhook::Counters;
+use crate::gate::Verdict;
 use crate::metrics::text::{self, CoreReport};
 use crate::metrics::{Metrics, SnapshotReply};
 
@@ -19,12 +22,17 @@ pub trait Cores: Send + Sync + 'static {
     ///
     /// Must not block. Where the message cannot be sent, dropping `reply` says so.
     fn request_snapshot(&self, core: usize, reply: SnapshotReply);
+
+    /// Tells a connection's core what the operator's backend says about it, by a message that the
+    /// core finds in its own time. Must not block.
+    fn deliver_verdict(&self, connection: ConnectionRef, verdict: Verdict);
 }
 
 /// Answers scrapes. Those that come in while one is under way share the next.
 pub(super) struct Scraper {
     cores: Arc<dyn Cores>,
     timeout: Duration,
+    webhook: Option<Arc<Counters>>,
     state: Mutex<Collected>,
 }
 
@@ -39,7 +47,11 @@ struct Collected {
 }
 
 impl Scraper {
-    pub(super) fn new(cores: Arc<dyn Cores>, timeout: Duration) -> Scraper {
+    pub(super) fn new(
+        cores: Arc<dyn Cores>,
+        timeout: Duration,
+        webhook: Option<Arc<Counters>>,
+    ) -> Scraper {
         let mut state = Collected::default();
         state
             .reports
@@ -48,6 +60,7 @@ impl Scraper {
         Scraper {
             cores,
             timeout,
+            webhook,
             state: Mutex::new(state),
         }
     }
@@ -60,7 +73,11 @@ impl Scraper {
             let asked_at = Instant::now();
             state.ask(&*self.cores);
             state.collect(asked_at + self.timeout).await;
-            state.text = text::render(&state.reports).into();
+            let mut text = text::render(&state.reports);
+            if let Some(webhook) = &self.webhook {
+                webhook.render(&mut text);
+            }
+            state.text = text.into();
             // Last, because a caller that goes away ends this at the `await`.
             state.asked_at = Some(asked_at);
         }

@@ -7,6 +7,8 @@ use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
 use super::*;
+use crate::address::ConnectionRef;
+use crate::gate::Verdict;
 use crate::metrics::{Metrics, SnapshotReply};
 
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -32,6 +34,8 @@ impl Cores for FakeCores {
             _ => drop(reply),
         }
     }
+
+    fn deliver_verdict(&self, _: ConnectionRef, _: Verdict) {}
 }
 
 impl FakeCores {

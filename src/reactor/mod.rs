@@ -28,10 +28,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
+use tokio::sync::mpsc::Sender;
 
-use crate::address::CoreId;
+use crate::address::{ConnectionRef, CoreId};
 use crate::bus::{Batch, Mailbox, Outlet, Wake};
-use crate::gate::Policy;
+use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Reject, SnapshotReply};
 use crate::shard::{Action, Shard};
 use crate::time::{Instant, Now};
@@ -63,6 +64,8 @@ pub enum Mail {
     Snapshot(SnapshotReply),
     /// From the server: what the operator allows is another.
     Policy(Arc<Policy>),
+    /// From the control plane: what the operator's backend says about a connection.
+    Verdict(ConnectionRef, Verdict),
     /// From the server: no more connections, and all are to go within the time.
     Drain(Duration),
 }
@@ -136,6 +139,8 @@ pub struct Reactor {
     buffer: Vec<u8>,
     to_read: Vec<u32>,
     drain_ends: Option<Instant>,
+    /// Takes questions for the operator's backend, where that judges credentials.
+    questions: Option<Sender<Question>>,
     /// Connections on all cores. Written when one is accepted or closed, never for a message.
     open_everywhere: Arc<AtomicUsize>,
 }
@@ -168,8 +173,15 @@ impl Reactor {
             buffer: vec![0; tuning.read_buffer_bytes],
             to_read: Vec::new(),
             drain_ends: None,
+            questions: None,
             open_everywhere,
         })
+    }
+
+    /// With somebody to ask about credentials. Nobody is let in whom there is no place to ask about.
+    #[must_use]
+    pub fn with_questions(self, questions: Option<Sender<Question>>) -> Reactor {
+        Reactor { questions, ..self }
     }
 
     /// Runs until the core has been drained. Answers its last counters.
@@ -278,11 +290,13 @@ impl Reactor {
         }
         let more_mail = self.take_mail(began);
         self.shard.handle_timeouts(began);
+        self.ask(began);
         self.send_mail();
         let flushed = self
             .shard
             .poll_flush(began, &mut self.sockets, self.tuning.flush_budget);
         self.act(began);
+        self.ask(began);
         self.send_mail();
         let more_to_accept = self.accept(began);
         let more_to_read = !suspended && !self.to_read.is_empty();
@@ -358,10 +372,32 @@ impl Reactor {
                 Some(Mail::Batch(batch)) => self.shard.handle_bus(now, batch),
                 Some(Mail::Snapshot(reply)) => reply.answer(self.shard.metrics()),
                 Some(Mail::Policy(policy)) => self.shard.handle_policy(now, policy),
+                Some(Mail::Verdict(connection, verdict)) => {
+                    self.shard.handle_verdict(now, connection, verdict);
+                }
                 Some(Mail::Drain(window)) => self.drain(now, window),
             }
         }
         true
+    }
+
+    /// Gives the shard's questions to the control plane, which answers by mail.
+    fn ask(&mut self, now: Now) {
+        while let Some(question) = self.shard.poll_question() {
+            let connection = question.connection;
+            let address = self.sockets.peer_address(connection.index);
+            let address = address.map_or_else(Box::default, |ip| ip.to_string().into());
+            let question = Question {
+                address,
+                ..question
+            };
+            let questions = self.questions.as_ref();
+            let is_asked = questions.is_some_and(|questions| questions.try_send(question).is_ok());
+            if !is_asked {
+                let verdict = Verdict::Unavailable;
+                self.shard.handle_verdict(now, connection, verdict);
+            }
+        }
     }
 
     fn send_mail(&mut self) {

@@ -23,13 +23,14 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tokio::sync::mpsc::Sender;
 
 pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
 
-use crate::address::CoreId;
+use crate::address::{ConnectionRef, CoreId};
 use crate::bus::Outlet;
-use crate::control::{self, ControlHandle, Cores, Phase, Readiness};
-use crate::gate::Policy;
+use crate::control::{self, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings};
+use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply};
 use crate::reactor::{
     self, Clock, Listener, Mail, Processors, Reactor, Seat, SocketOptions, Tuning,
@@ -62,6 +63,8 @@ pub struct Settings {
     pub connections_max: Option<usize>,
     /// The time within which clients leave when the server is told to stop.
     pub drain_window: Duration,
+    /// How the operator's backend is asked about credentials, where it judges them.
+    pub webhook: Option<WebhookSettings>,
     /// What each core's shard is told; its number is filled in.
     pub shard: ShardConfig,
     /// Bounds of a core's turn; how many connections it serves is filled in.
@@ -132,6 +135,13 @@ impl Cores for Outlets {
             outlet.send(Mail::Snapshot(reply), 0);
         }
     }
+
+    fn deliver_verdict(&self, connection: ConnectionRef, verdict: Verdict) {
+        if let Some(outlet) = self.0.get(connection.core.index()) {
+            // Where the core is gone, so is the connection.
+            outlet.send(Mail::Verdict(connection, verdict), 0);
+        }
+    }
 }
 
 /// A server that listens.
@@ -174,11 +184,15 @@ impl Server {
             .with_context(|| cannot_listen("--listen", settings.listen))?;
         let (outlets, seats) = seats(shards)?;
         let plane = control::Plane::new().context("could not make the control plane's poller")?;
+        // The cores may ask before the control plane runs: questions wait in the channel.
+        let webhook = settings.webhook.as_ref().map(Webhook::new).transpose()?;
+        let (questions, webhook) = webhook.unzip();
         let (ended_sender, ended) = mpsc::channel();
         let plan = Plan {
             settings,
             clock: Clock::start(),
             outlets: &outlets,
+            questions,
             ended: ended_sender,
             open_everywhere: Arc::new(AtomicUsize::new(0)),
             processors: processors(settings),
@@ -192,6 +206,7 @@ impl Server {
         let cores = Arc::new(Outlets(outlets.clone()));
         let limits = control::Limits::default();
         let control = plane
+            .with_webhook(webhook)
             .spawn(admin, cores, Arc::clone(&readiness), limits)
             .context("could not start the control plane")?;
         readiness.set(Phase::Ready);
@@ -376,6 +391,7 @@ struct Plan<'a> {
     settings: &'a Settings,
     clock: Clock,
     outlets: &'a [Outlet<Mail>],
+    questions: Option<Sender<Question>>,
     ended: mpsc::Sender<Ended>,
     open_everywhere: Arc<AtomicUsize>,
     processors: Option<Processors>,
@@ -424,6 +440,7 @@ impl Plan<'_> {
             .and_then(|all| all.of_core(core.index()));
         let outlets = self.outlets.to_vec();
         let (clock, ended) = (self.clock, self.ended.clone());
+        let questions = self.questions.clone();
         let config = ShardConfig {
             core,
             cores: outlets.len() as u16,
@@ -438,6 +455,7 @@ impl Plan<'_> {
                 let shard = Shard::new(config, clock.now());
                 let world = (tunings[usize::from(has_own_table)], clock, open_everywhere);
                 let reactor = Reactor::new(seat, outlets, core, listener, shard, world)?;
+                let reactor = reactor.with_questions(questions);
                 Ok((
                     reactor,
                     Opened {

@@ -32,3 +32,4 @@ pub use encode::{encode, encode_body};
 pub use members::{BadObject, Member, depth, elements, members, string};
 pub use parse::Parser;
 pub use scan::{DEPTH_MAX, NotJson, validate};
+pub use write::write_string;

@@ -9,6 +9,11 @@ pub(super) struct Writer<'o> {
     pub(super) out: &'o mut Vec<u8>,
 }
 
+/// Appends a string in quotes.
+pub fn write_string(text: &str, out: &mut Vec<u8>) {
+    Writer { out }.string(text);
+}
+
 impl Writer<'_> {
     /// Bytes as they are: punctuation, or JSON that is known to be valid.
     pub(super) fn raw(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
