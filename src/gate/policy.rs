@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gate::Grant;
+use crate::gate::limits::Limits;
 use crate::gate::origin::Origins;
 use crate::gate::rules::Rules;
 use crate::gate::token::Verifier;
@@ -48,6 +49,8 @@ impl fmt::Debug for FixedTokens {
 pub struct Policy {
     /// How users prove who they are.
     pub authentication: Authentication,
+    /// How much peers may do.
+    pub limits: Limits,
     /// What holds in which rooms, and what everyone may do there.
     pub rules: Rules,
     /// Which pages may open a connection.
@@ -66,6 +69,7 @@ impl Default for Policy {
     fn default() -> Policy {
         Policy {
             authentication: Authentication::Open,
+            limits: Limits::default(),
             rules: Rules::default(),
             origins: Origins::default(),
             token_in_url: false,

@@ -558,7 +558,7 @@ fn policy(which: u8) -> Arc<Policy> {
     static POLICIES: LazyLock<[Arc<Policy>; 4]> = LazyLock::new(|| {
         RULES.map(|file| {
             let (options, _) = options_from_text(file).expect("rules");
-            Arc::new(tidewheel::cli::settings::policy(&options))
+            Arc::new(tidewheel::cli::policy::policy(&options).unwrap_or_default())
         })
     });
     Arc::clone(&POLICIES[usize::from(which % 4)])
