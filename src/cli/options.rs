@@ -17,7 +17,8 @@ use super::logging::log_filter;
 use super::policy::{KeySource, Secret, key_source};
 use super::rooms::RoomTable;
 use super::units::{
-    Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, count, count_or_auto, duration,
+    Count, DURATION_MAX, GIB, KIB, MIB, Networks, RateLimit, address, bytes, count, count_or_auto,
+    duration, networks, rate, rate_of_bytes, slow_rate,
 };
 use crate::gate::{Actions, Origins};
 
@@ -46,6 +47,9 @@ pub struct Options {
     /// Who may enter.
     #[command(flatten)]
     pub authentication: Authentication,
+    /// How much peers may do.
+    #[command(flatten)]
+    pub limits: Limits,
     /// How the server takes its leave.
     #[command(flatten)]
     pub shutdown: Shutdown,
@@ -346,6 +350,63 @@ pub struct Authentication {
     pub auth_webhook_ca_file: Option<PathBuf>,
 }
 
+/// How much peers may do.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Limits")]
+#[group(skip)]
+pub struct Limits {
+    /// Messages from one connection; above, they are answered with error 4004
+    #[arg(long, value_name = "RATE", default_value = "off", value_parser = rate)]
+    pub limit_connection_messages: RateLimit,
+
+    /// Bytes from one connection; above, it is read no faster: 64KiB/s, 1MiB/s:4MiB
+    #[arg(long, value_name = "RATE", default_value = "off", value_parser = rate_of_bytes)]
+    pub limit_connection_bytes: RateLimit,
+
+    /// Joins and leaves of one connection; above, they are answered with error 4004
+    #[arg(long, value_name = "RATE", default_value = "100/s:2000", value_parser = slow_rate)]
+    pub limit_connection_joins: RateLimit,
+
+    /// WebSocket pings and pongs from one connection, above which it is closed with 4004
+    #[arg(long, value_name = "RATE", default_value = "100/s:1000", value_parser = slow_rate)]
+    pub limit_connection_control: RateLimit,
+
+    /// Messages from all connections of a user together; above, they are answered with error 4004
+    #[arg(long, value_name = "RATE", default_value = "off", value_parser = rate)]
+    pub limit_user_messages: RateLimit,
+
+    /// Errors 4004 within a minute, above which the connection is closed with 4004
+    #[arg(long, value_name = "COUNT", default_value = "50", value_parser = count(0..=1_000_000))]
+    pub max_rate_errors: usize,
+
+    /// New connections from one address (IPv6: from one /64); above, they are answered with 429
+    #[arg(long, value_name = "RATE", default_value = "off", value_parser = rate)]
+    pub limit_address_connects: RateLimit,
+
+    /// Connections from one address (IPv6: from one /64), above which 429 is the answer; 0: no limit
+    #[arg(long, value_name = "COUNT", default_value = "0", value_parser = count(0..=100_000_000))]
+    pub max_connections_per_address: usize,
+
+    /// Connections of one user, above which a new one is closed with 4100; 0: no limit
+    #[arg(long, value_name = "COUNT", default_value = "0", value_parser = count(0..=100_000_000))]
+    pub max_connections_per_user: usize,
+
+    /// Close a user's older connection with 4011 when a newer one comes
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub one_connection_per_user: bool,
+
+    /// Proxies whose word is taken for where clients are: addresses and networks, by commas; or none
+    #[arg(long, value_name = "NETWORKS", default_value = "none", value_parser = networks)]
+    pub trusted_proxies: Networks,
+
+    /// Whether a PROXY header (version 1 or 2) begins each connection: off, required
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = ProxyProtocol::Off)]
+    #[arg(hide_possible_values = true)]
+    pub proxy_protocol: ProxyProtocol,
+}
+
 /// How the server takes its leave.
 #[derive(Args, Clone, PartialEq, Debug)]
 #[command(next_help_heading = "Shutdown")]
@@ -439,6 +500,15 @@ pub enum RoomNames {
     Open,
     /// Those names that the pattern of a rule means; others are answered with 4007.
     Explicit,
+}
+
+/// Whether a PROXY header begins each connection.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum ProxyProtocol {
+    /// None does, and one that is sent is no HTTP.
+    Off,
+    /// Each does, and comes from a trusted proxy.
+    Required,
 }
 
 /// How users prove who they are.

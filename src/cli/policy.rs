@@ -59,6 +59,7 @@ pub fn policy(options: &Options) -> Result<Policy, PolicyError> {
                 Authentication::Webhook(Arc::new(WebhookPolicy { headers }))
             }
         },
+        limits: super::settings::limits(&options.limits),
         rules: super::rooms::rules(options),
         origins,
         token_in_url: authentication.allow_token_in_url,

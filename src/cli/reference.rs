@@ -30,9 +30,11 @@ history = 100
 ```
 
 Durations are a whole number and `us`, `ms`, `s`, `m`, `h` or `d`. Sizes are bytes, or a whole \
-number and `KiB`, `MiB`, `GiB`, `kB`, `MB` or `GB`. A BOOL flag alone means `true`; `--flag=false` \
-takes back what a weaker layer says. What may be repeated is an array in the file, and a list between \
-commas in a variable; a stronger layer replaces the list of a weaker one.
+number and `KiB`, `MiB`, `GiB`, `kB`, `MB` or `GB`. Rates are a number, or a size, and `/s`, `/m` or \
+`/h`; after a colon stands what may come at once, which is otherwise that number: `100/s`, `5/m:20`, \
+`64KiB/s:1MiB`. A BOOL flag alone means `true`; `--flag=false` takes back what a weaker layer says. \
+What may be repeated is an array in the file, and a list between commas in a variable; a stronger \
+layer replaces the list of a weaker one.
 
 The secret of `--auth jwt` may stand in `TIDEWHEEL_JWT_SECRET`, which is neither a flag nor a key of \
 the file: a command line is there for every user of the machine to see.

@@ -9,7 +9,8 @@ use super::options;
 use super::units::Count;
 use crate::address::CoreId;
 use crate::control::WebhookSettings;
-use crate::gate::Policy;
+use crate::gate::meters::METERS_MAX;
+use crate::gate::{Limits, Meters, Policy};
 use crate::reactor::{SocketOptions, Tuning};
 use crate::room::history::HistoryLimits;
 use crate::room::home::RoomLimits;
@@ -70,6 +71,24 @@ fn webhook(options: &options::Authentication) -> Option<WebhookSettings> {
     })
 }
 
+/// How much peers may do, as the options have it.
+pub(super) fn limits(options: &options::Limits) -> Limits {
+    let at_most = |count: usize| (count > 0).then(|| u32::try_from(count).unwrap_or(u32::MAX));
+    Limits {
+        connection_messages: options.limit_connection_messages.0,
+        connection_bytes: options.limit_connection_bytes.0,
+        connection_joins: options.limit_connection_joins.0,
+        connection_control: options.limit_connection_control.0,
+        user_messages: options.limit_user_messages.0,
+        address_connects: options.limit_address_connects.0,
+        connections_per_address_max: at_most(options.max_connections_per_address),
+        connections_per_user_max: at_most(options.max_connections_per_user),
+        one_connection_per_user: options.one_connection_per_user,
+        rate_errors_max: u32::try_from(options.max_rate_errors).unwrap_or(u32::MAX),
+        trusted_proxies: options.trusted_proxies.0.clone(),
+    }
+}
+
 /// A number that nobody outside can guess: the standard library's hasher is keyed by the system's
 /// random source.
 fn random_seed() -> u64 {
@@ -118,6 +137,7 @@ pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> S
         echo: options.listeners.echo,
         page: PAGE,
         policy: Default::default(),
+        meters: Arc::new(Meters::new(seed, METERS_MAX)),
         handshake_timeout: connections.handshake_timeout,
         head_bytes_max: connections.max_head_bytes,
         close_timeout: connections.close_timeout,

@@ -103,6 +103,12 @@ impl Rate {
         })
     }
 
+    /// Whether more than `count` a second pass.
+    pub fn is_above(self, count: u32) -> bool {
+        let (_, seconds) = self.per.row();
+        u64::from(self.count) > u64::from(count) * seconds
+    }
+
     /// How many pass at once.
     pub fn burst(self) -> u32 {
         self.burst

@@ -92,6 +92,8 @@ label! {
         Rate = "rate",
         /// The handshake took too long.
         Timeout = "timeout",
+        /// What stands before the handshake was no good PROXY header, or came from no trusted proxy.
+        Proxy = "proxy",
         /// The TLS handshake failed.
         Tls = "tls",
         /// The peer went away, or the socket failed.
@@ -164,6 +166,32 @@ impl AuthRefusal {
     pub fn from_text(text: &str) -> AuthRefusal {
         let known = AuthRefusal::ALL.iter().find(|known| known.text() == text);
         known.copied().unwrap_or(AuthRefusal::Malformed)
+    }
+}
+
+label! {
+    /// Which limit somebody met.
+    Limited {
+        /// `--limit-connection-messages`: answered with error 4004.
+        ConnectionMessages = "connection_messages",
+        /// `--limit-connection-bytes`: read more slowly for a while.
+        ConnectionBytes = "connection_bytes",
+        /// `--limit-connection-joins`: answered with error 4004.
+        ConnectionJoins = "connection_joins",
+        /// `--limit-connection-control`: closed with 4004.
+        ConnectionControl = "connection_control",
+        /// `--limit-user-messages`: answered with error 4004.
+        UserMessages = "user_messages",
+        /// `--limit-address-connects`: answered with HTTP 429.
+        AddressConnects = "address_connects",
+        /// `--max-connections-per-address`: answered with HTTP 429.
+        AddressConnections = "address_connections",
+        /// `--max-connections-per-user`: closed with 4100.
+        UserConnections = "user_connections",
+        /// `--one-connection-per-user`: the older one was closed with 4011.
+        Replaced = "replaced",
+        /// A ban: closed with 4009.
+        Banned = "banned",
     }
 }
 

@@ -13,8 +13,8 @@ pub mod ledger;
 pub mod text;
 
 pub use labels::{
-    AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Reject,
-    State,
+    AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Limited,
+    Reject, State,
 };
 pub use latency::Latency;
 pub use ledger::Ledger;
@@ -24,6 +24,8 @@ pub use ledger::Ledger;
 pub struct Metrics {
     /// Connections: those that are, and those that were.
     pub connections: Connections,
+    /// Who met a limit.
+    pub limits: Limits,
     /// What came in and what was answered.
     pub traffic: Traffic,
     /// What was to go out, and how that ended.
@@ -46,6 +48,7 @@ impl Metrics {
         // Taken apart in full, here and below: a new field that is not added up does not compile.
         let Metrics {
             connections,
+            limits,
             traffic,
             ledger,
             rooms,
@@ -55,6 +58,7 @@ impl Metrics {
             timers,
         } = other;
         self.connections.merge(connections);
+        self.limits.merge(limits);
         self.traffic.merge(traffic);
         self.ledger.merge(ledger);
         self.rooms.merge(rooms);
@@ -119,6 +123,31 @@ impl Connections {
         self.evicted.merge(evicted);
         self.auth_accepted.merge(auth_accepted);
         self.auth_refused.merge(auth_refused);
+    }
+}
+
+/// Who met a limit.
+#[derive(Clone, Default, Debug)]
+pub struct Limits {
+    /// What was refused, slowed or closed because of a limit.
+    pub met: Counts<Limited>,
+    /// Meters of users and addresses that were forgotten although they still said something, because
+    /// there were too many: whoever they were about begins anew.
+    pub meters_forgotten: u64,
+    /// Gauge: bans in force, as one core knows them; each core knows all.
+    pub bans: u64,
+}
+
+impl Limits {
+    fn merge(&mut self, other: &Limits) {
+        let Limits {
+            met,
+            meters_forgotten,
+            bans,
+        } = other;
+        self.met.merge(met);
+        self.meters_forgotten += meters_forgotten;
+        self.bans = self.bans.max(*bans);
     }
 }
 

@@ -41,6 +41,7 @@ pub fn render(cores: &[CoreReport]) -> String {
     out.sample(&[("version", &env!("CARGO_PKG_VERSION"))], 1);
     write_cores(&mut out, cores);
     write_connections(&mut out, &all);
+    write_limits(&mut out, &all);
     write_traffic(&mut out, &all);
     write_ledger(&mut out, &all.ledger);
     write_rooms(&mut out, &all);
@@ -151,6 +152,20 @@ fn write_connections(out: &mut Exposition, all: &Metrics) {
         "reason",
         &connections.auth_refused,
     );
+}
+
+fn write_limits(out: &mut Exposition, all: &Metrics) {
+    let limits = &all.limits;
+    let help = "What was refused, slowed or closed because of a limit.";
+    out.counts("tidewheel_limited_total", help, "limit", &limits.met);
+    let help =
+        "Meters of users and addresses that were forgotten early, because there were too many.";
+    out.counter(
+        "tidewheel_meters_forgotten_total",
+        help,
+        limits.meters_forgotten,
+    );
+    out.gauge("tidewheel_bans", "Bans in force.", limits.bans);
 }
 
 fn write_traffic(out: &mut Exposition, all: &Metrics) {

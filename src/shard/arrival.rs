@@ -42,13 +42,12 @@ impl Shard {
     pub fn handle_accept(&mut self, now: Now) -> u32 {
         self.set_now(now);
         let client_id = self.name_client();
-        let now_ms = self.now_ms();
         let place = self.connections.next_index() as usize;
         if self.generations.len() <= place {
             self.generations.resize(place + 1, 0);
         }
         let generation = self.generations.get(place).copied().unwrap_or_default();
-        let mut connection = Connection::new(generation, client_id, now_ms);
+        let mut connection = Connection::new(generation, client_id, self.now.mono);
         let due = self.now.mono + self.config.handshake_timeout;
         connection.deadline = Some(self.wheel.insert(due, Timer::Handshake(place as u32)));
         let index = self.connections.insert(connection);
@@ -108,8 +107,16 @@ impl Shard {
         };
         let (decision, taken) = match read {
             Ok(Some((head, len))) => {
-                let route = route(&head, self.config.echo, &self.config.policy);
-                let decision = decide(route, self.config.page);
+                let decision = match self.meet_client(index, &head) {
+                    Ok(()) => {
+                        let route = route(&head, self.config.echo, &self.config.policy);
+                        decide(route, self.config.page)
+                    }
+                    Err(response) => Decision::Answer {
+                        response,
+                        reject: None,
+                    },
+                };
                 (decision, len.saturating_sub(before))
             }
             Ok(None) => {

@@ -82,13 +82,7 @@ impl Shard {
         drop(connection.take_held());
         connection.decoder = Default::default();
         connection.paused = false;
-        let timers = [connection.heartbeat.take(), connection.deadline.take()];
-        let pass = connection.take_pass().map(|mut pass| pass.take_timers());
-        for timer in timers
-            .into_iter()
-            .chain(pass.into_iter().flatten())
-            .flatten()
-        {
+        for timer in connection.take_timers() {
             self.wheel.cancel(timer);
         }
         if connection.phase != Phase::Head {
@@ -197,12 +191,7 @@ impl Shard {
         let Some(mut connection) = self.connections.remove(index) else {
             return;
         };
-        let pass = connection.take_pass().map(|mut pass| pass.take_timers());
-        for timer in [connection.heartbeat, connection.deadline]
-            .into_iter()
-            .chain(pass.into_iter().flatten())
-            .flatten()
-        {
+        for timer in connection.take_timers() {
             self.wheel.cancel(timer);
         }
         self.generations_retired(index, connection.generation);

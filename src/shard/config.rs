@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::CoreId;
-use crate::gate::Policy;
+use crate::gate::{Meters, Policy};
 use crate::room::home::RoomLimits;
 
 pub use crate::gate::Overflow;
@@ -26,6 +26,8 @@ pub struct ShardConfig {
 
     /// What may change while the shard runs: [`Shard::handle_policy`](crate::shard::Shard).
     pub policy: Arc<Policy>,
+    /// What is counted for the whole node: the same on all its cores.
+    pub meters: Arc<Meters>,
 
     /// How long an HTTP head may take.
     pub handshake_timeout: Duration,

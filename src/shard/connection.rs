@@ -4,9 +4,12 @@ use smallvec::SmallVec;
 
 use crate::codec::http::HeadReader;
 use crate::codec::websocket::Decoder;
+use crate::gate::rate::SmallBucket;
 use crate::protocol::{ClientId, UserId};
 use crate::session::{Budget, Queue, SpareQueues};
+use crate::shard::limits::Guard;
 use crate::shard::pass::Pass;
+use crate::time::Instant;
 use crate::wheel::TimerId;
 
 /// No feed, no member: an index that no table reaches.
@@ -102,6 +105,12 @@ pub(super) struct Connection {
     /// When the ping was sent that awaits a sign of life.
     pub pinged_at_ms: Option<std::num::NonZeroU32>,
     pub faults: Budget,
+    /// What limits remember of it, where they have to.
+    pub guard: Option<Box<Guard>>,
+    /// What it may still join and leave.
+    pub joins: SmallBucket,
+    /// What it may still ping.
+    pub control: SmallBucket,
     /// Credits held by questions to other cores that are not answered.
     pub credits_held: u16,
     pub generation: u16,
@@ -119,7 +128,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(generation: u16, client_id: ClientId, now_ms: u32) -> Connection {
+    pub(super) fn new(generation: u16, client_id: ClientId, now: Instant) -> Connection {
         Connection {
             user: UserId::Anonymous(client_id),
             client_id,
@@ -130,9 +139,12 @@ impl Connection {
             under_way: FeedId::NONE,
             heartbeat: None,
             deadline: None,
-            alive_at_ms: now_ms,
+            alive_at_ms: now.as_millis() as u32,
             pinged_at_ms: None,
             faults: Budget::default(),
+            guard: None,
+            joins: SmallBucket::new(now),
+            control: SmallBucket::new(now),
             credits_held: 0,
             generation,
             phase: Phase::Head,
@@ -196,6 +208,15 @@ impl Connection {
         self.queue.get_or_insert_with(|| spares.take())
     }
 
+    /// Takes what is due for it, because it ends.
+    pub(super) fn take_timers(&mut self) -> impl Iterator<Item = TimerId> + use<> {
+        let throttle = self.guard.as_mut().and_then(|guard| guard.throttle.take());
+        let pass = self.take_pass().map(|mut pass| pass.take_timers());
+        let timers = [self.heartbeat.take(), self.deadline.take(), throttle];
+        let of_pass = pass.into_iter().flatten();
+        timers.into_iter().chain(of_pass).flatten()
+    }
+
     pub(super) fn subscription(&mut self, room: u32) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|s| s.room == room)
     }
@@ -245,6 +266,8 @@ pub(super) enum Timer {
     Close(u32),
     /// The connection's moment in a drain: within `--drain-window`, 10 s.
     Farewell(u32),
+    /// A connection that sent too many bytes is read again: `--limit-connection-bytes`, off.
+    Throttle(u32),
     /// A feed has gathered: `--coalesce`, off.
     Coalesce(FeedId),
     /// Something in a room at home is over its time: `--history-ttl`, `--idempotency-window`,
@@ -260,6 +283,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
+        println!("{} bytes", size_of::<Connection>());
         assert!(
             size_of::<Connection>() <= 128,
             "{} bytes",

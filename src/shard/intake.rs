@@ -15,6 +15,7 @@ use crate::shard::authentication::AUTH_MESSAGE_BYTES_MAX;
 use crate::shard::config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX};
 use crate::shard::connection::{Connection, NONE, Phase, Subscription};
 use crate::shard::homes::Publication;
+use crate::shard::limits::room_of;
 use crate::time::Now;
 
 impl Shard {
@@ -23,7 +24,9 @@ impl Shard {
         self.set_now(now);
         self.metrics.traffic.bytes_in += input.len() as u64;
         self.note_alive(index);
+        let bytes = input.len();
         self.take_in(index, input);
+        self.throttle(index, bytes);
     }
 
     /// What held a connection up is over: goes on with what had been read before.
@@ -134,6 +137,7 @@ impl Shard {
         let taken = decoded.consumed;
         match decoded.item {
             None => {}
+            Some(Item::Ping(_) | Item::Pong(_)) if !self.admit_control(index) => {}
             Some(Item::Ping(payload)) => {
                 // RFC 6455 §5.5.3: the answer carries the same application data.
                 self.push_raw(index, OpCode::Control(Control::Pong), &payload);
@@ -205,7 +209,9 @@ impl Shard {
             return;
         };
         let answers = connection.queue.as_ref().map_or(0, |q| q.answer_bytes());
-        let free = answers <= self.config.answer_bytes_max && connection.credits_held < CREDITS;
+        let free = answers <= self.config.answer_bytes_max
+            && connection.credits_held < CREDITS
+            && !connection.is_throttled();
         if connection.paused && free {
             connection.paused = false;
             self.resumed.push(index);
@@ -230,11 +236,23 @@ impl Shard {
                     .traffic
                     .commands
                     .count(command_type(&request.command));
-                self.obey(index, &request);
+                match self.excess(index, Some(&request.command)) {
+                    None => self.obey(index, &request),
+                    Some(excess) => {
+                        let room = room_of(&request.command);
+                        self.refuse_excess(index, excess, room, request.correlation_id);
+                    }
+                }
             }
             Err(malformed) => {
                 self.metrics.traffic.commands.count(CommandType::Invalid);
-                self.scold(index, &malformed);
+                match self.excess(index, None) {
+                    None => self.scold(index, &malformed),
+                    Some(excess) => {
+                        let id = malformed.correlation_id.as_deref();
+                        self.refuse_excess(index, excess, malformed.room.as_deref(), id);
+                    }
+                }
             }
         }
         self.parser = Some(parser);

@@ -27,6 +27,7 @@ mod flush;
 mod homes;
 mod intake;
 mod laggards;
+mod limits;
 mod members;
 mod pass;
 mod permission;

@@ -53,6 +53,7 @@ impl Shard {
                     }
                     self.close_with(index, Code::ServerDraining);
                 }
+                Timer::Throttle(index) => self.end_throttle(index),
                 Timer::Coalesce(feed) => self.end_of_gathering(feed),
                 Timer::Upkeep(home) => self.upkeep(home),
                 Timer::Summary(home) => self.tell_summary(home),
@@ -103,7 +104,9 @@ impl Shard {
             Some(pinged) => {
                 let since = connection.alive_at_ms.wrapping_sub(pinged.get()) as i32;
                 // Where we do not read, or another core owes the answer, silence is ours.
-                let ours = self.reading_suspended || connection.credits_held > 0;
+                let ours = self.reading_suspended
+                    || connection.credits_held > 0
+                    || connection.is_throttled();
                 if since < 0 && !ours {
                     return self.close_with(index, Code::HeartbeatTimeout);
                 }

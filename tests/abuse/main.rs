@@ -1,5 +1,14 @@
-//! Attacks, and what the server answers: each table has one line for each attack.
+//! What a server on the open internet is sent, and what it answers: one row, or one test, for each
+//! attack.
+//!
+//! Where time matters the attack is on shards, whose time is an argument, through real bytes; where
+//! sockets do, on a server of this process.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a fixture that cannot be read is a failed test
+#![allow(clippy::unwrap_used, clippy::expect_used)] // an attack that cannot be made has failed
 
+mod floods;
+mod frames;
+mod node;
+mod requests;
 mod tokens;
+mod trickles;

@@ -615,6 +615,7 @@ fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
         echo: true,
         page: b"page",
         policy: policy(habits >> 3),
+        meters: Default::default(),
         handshake_timeout: Duration::from_secs(10),
         head_bytes_max: 512,
         close_timeout: Duration::from_secs(2),

@@ -153,6 +153,7 @@ fn config(rng: &mut Rng, cores: u16) -> ShardConfig {
         echo: rng.bool(),
         page: b"page",
         policy: Default::default(),
+        meters: Default::default(),
         handshake_timeout: ms(rng, 1_000, 10_000),
         head_bytes_max: 8_192,
         close_timeout: ms(rng, 300, 3_000),
