@@ -16,8 +16,10 @@
 //! publishers are paused. Nothing here blocks.
 
 mod batch;
+mod order;
 
 pub use batch::{Batch, Batches, Bytes};
+pub use order::{Obeyed, Order, OrderFault, OrderReply};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -269,6 +271,15 @@ pub enum BusMessage {
         /// Why.
         code: Code,
     },
+    /// The same, with whatever code and reason an operator gave.
+    Dismiss {
+        /// Which one.
+        connection: ConnectionRef,
+        /// The close code.
+        code: u16,
+        /// The reason.
+        reason: Arc<str>,
+    },
     /// To a user's home: a connection of the user was established.
     Arrived {
         /// The user.
@@ -317,6 +328,7 @@ impl BusMessage {
                 | BusMessage::Full(_)
                 | BusMessage::Left { .. }
                 | BusMessage::Close { .. }
+                | BusMessage::Dismiss { .. }
                 | BusMessage::Arrived { .. }
                 | BusMessage::Departed { .. } => 0,
             }

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::ConnectionRef;
+use crate::bus::{Order, OrderReply};
 use crate::control::webhook::Counters;
 use crate::gate::Verdict;
 use crate::metrics::text::{self, CoreReport};
@@ -26,6 +27,12 @@ pub trait Cores: Send + Sync + 'static {
     /// Tells a connection's core what the operator's backend says about it, by a message that the
     /// core finds in its own time. Must not block.
     fn deliver_verdict(&self, connection: ConnectionRef, verdict: Verdict);
+
+    /// Orders something about one user. It has to go to each core; the user's home answers how many
+    /// connections were told to close, the others none.
+    ///
+    /// Must not block. Where the message cannot be sent, dropping `reply` says so.
+    fn order(&self, core: usize, order: Order, reply: OrderReply);
 }
 
 /// Answers scrapes. Those that come in while one is under way share the next.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::address::ConnectionRef;
+use crate::bus::{Order, OrderReply};
 use crate::gate::Verdict;
 use crate::metrics::{Metrics, SnapshotReply};
 
@@ -36,6 +37,10 @@ impl Cores for FakeCores {
     }
 
     fn deliver_verdict(&self, _: ConnectionRef, _: Verdict) {}
+
+    fn order(&self, _core: usize, _order: Order, reply: OrderReply) {
+        drop(reply);
+    }
 }
 
 impl FakeCores {

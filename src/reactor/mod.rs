@@ -31,7 +31,7 @@ use mio::{Events, Poll, Token, Waker};
 use tokio::sync::mpsc::Sender;
 
 use crate::address::{ConnectionRef, CoreId};
-use crate::bus::{Batch, Mailbox, Outlet, Wake};
+use crate::bus::{Batch, Mailbox, Order, OrderReply, Outlet, Wake};
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Reject, SnapshotReply};
 use crate::shard::{Action, Shard};
@@ -66,6 +66,8 @@ pub enum Mail {
     Policy(Arc<Policy>),
     /// From the control plane: what the operator's backend says about a connection.
     Verdict(ConnectionRef, Verdict),
+    /// From the control plane: something about one user.
+    Order(Order, OrderReply),
     /// From the server: no more connections, and all are to go within the time.
     Drain(Duration),
 }
@@ -374,6 +376,9 @@ impl Reactor {
                 Some(Mail::Policy(policy)) => self.shard.handle_policy(now, policy),
                 Some(Mail::Verdict(connection, verdict)) => {
                     self.shard.handle_verdict(now, connection, verdict);
+                }
+                Some(Mail::Order(order, reply)) => {
+                    reply.answer(self.shard.handle_order(now, order));
                 }
                 Some(Mail::Drain(window)) => self.drain(now, window),
             }

@@ -28,7 +28,7 @@ use tokio::sync::mpsc::Sender;
 pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
 
 use crate::address::{ConnectionRef, CoreId};
-use crate::bus::Outlet;
+use crate::bus::{Order, OrderReply, Outlet};
 use crate::control::{self, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings};
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply};
@@ -140,6 +140,12 @@ impl Cores for Outlets {
         if let Some(outlet) = self.0.get(connection.core.index()) {
             // Where the core is gone, so is the connection.
             outlet.send(Mail::Verdict(connection, verdict), 0);
+        }
+    }
+
+    fn order(&self, core: usize, order: Order, reply: OrderReply) {
+        if let Some(outlet) = self.0.get(core) {
+            outlet.send(Mail::Order(order, reply), 0);
         }
     }
 }

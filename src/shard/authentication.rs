@@ -304,6 +304,9 @@ impl Shard {
             connection.user = grant.user.clone();
         }
         self.set_phase(index, Phase::Native);
+        if self.turn_away_banned(index) {
+            return false;
+        }
         if let Some(grant) = grant {
             self.bear(index, grant);
         }

@@ -268,6 +268,8 @@ pub(super) enum Timer {
     Farewell(u32),
     /// A connection that sent too many bytes is read again: `--limit-connection-bytes`, off.
     Throttle(u32),
+    /// Some ban is over: when its order said.
+    Bans,
     /// A feed has gathered: `--coalesce`, off.
     Coalesce(FeedId),
     /// Something in a room at home is over its time: `--history-ttl`, `--idempotency-window`,

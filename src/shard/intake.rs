@@ -378,6 +378,10 @@ impl Shard {
     }
 
     pub(super) fn join(&mut self, index: u32, room: &str, ask: Ask, correlation_id: Option<&str>) {
+        // One that was turned away when it was established may still name a room in its URL.
+        if !self.is_native(index) {
+            return;
+        }
         let wish = match ask {
             Ask::Join {
                 history,

@@ -73,6 +73,15 @@ impl Shard {
                     self.close_with(index, code);
                 }
             }
+            BusMessage::Dismiss {
+                connection,
+                code,
+                reason,
+            } => {
+                if let Some(index) = self.resolve(connection) {
+                    self.begin_close(index, code, &reason);
+                }
+            }
             BusMessage::Arrived { user, connection } => self.arrived(user, connection),
             BusMessage::Departed { user, connection } => self.departed(&user, connection),
             BusMessage::Direct(direct) => self.direct(&direct),
@@ -170,7 +179,7 @@ impl Shard {
         }
     }
 
-    fn is_native(&self, index: u32) -> bool {
+    pub(super) fn is_native(&self, index: u32) -> bool {
         self.connections
             .get(index)
             .is_some_and(|c| c.phase == Phase::Native)

@@ -20,6 +20,7 @@
 
 mod arrival;
 mod authentication;
+mod bans;
 mod closing;
 mod config;
 mod connection;
@@ -36,6 +37,7 @@ mod telling;
 mod timers;
 mod users;
 
+pub use bans::BANS_MAX;
 pub use config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX, Overflow, ShardConfig};
 pub use connection::Phase;
 pub use flush::{Sent, Transport};
@@ -55,6 +57,7 @@ use crate::protocol::json::Parser;
 use crate::room::log::Spares;
 use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
 use crate::session::SpareQueues;
+use crate::shard::bans::Bans;
 use crate::shard::connection::{Connection, FeedId, Timer};
 use crate::shard::flush::{Finding, Shared, Visited};
 use crate::shard::ruling::Ruling;
@@ -154,6 +157,7 @@ pub struct Shard {
     homes: RoomTable<Home>,
     rooms_forgotten: u64,
     users: UserMap<SmallVec<[ConnectionRef; 1]>>,
+    bans: Bans,
     wheel: Wheel<Timer>,
 
     queued_connections: VecDeque<u32>,
@@ -207,6 +211,7 @@ impl Shard {
             homes: RoomTable::default(),
             rooms_forgotten: 0,
             users: UserMap::new(hasher.clone()),
+            bans: Bans::new(hasher.clone(), BANS_MAX),
             hasher,
             wheel: Wheel::new(now.mono),
             queued_connections: VecDeque::new(),

@@ -54,6 +54,7 @@ impl Shard {
                     self.close_with(index, Code::ServerDraining);
                 }
                 Timer::Throttle(index) => self.end_throttle(index),
+                Timer::Bans => self.sweep_bans(),
                 Timer::Coalesce(feed) => self.end_of_gathering(feed),
                 Timer::Upkeep(home) => self.upkeep(home),
                 Timer::Summary(home) => self.tell_summary(home),

@@ -1,9 +1,11 @@
 //! The shard as the home of users: where a user's connections are, and what is sent to one user.
 
+use smallvec::SmallVec;
+
 use crate::address::ConnectionRef;
 use crate::bus::{BusMessage, Direct};
 use crate::frame::Frame;
-use crate::metrics::Kind;
+use crate::metrics::{Kind, Limited};
 use crate::protocol::json::encode;
 use crate::protocol::{ClientId, Code, Event, MessageId, Sender, UserId};
 use crate::session::Class;
@@ -40,9 +42,43 @@ impl Shard {
         self.deliver_or_send(home, BusMessage::Departed { user, connection });
     }
 
+    /// A connection of the user was established. The home decides whether it may stay, and who goes
+    /// for it: whatever happens on other cores meanwhile, it is the only one that does.
     pub(super) fn arrived(&mut self, user: UserId, connection: ConnectionRef) {
-        self.users
-            .with(&user, |connections| connections.push(connection));
+        if self.is_banned(&user) {
+            self.metrics.limits.met.count(Limited::Banned);
+            return self.order_close(connection, Code::UserBanned);
+        }
+        let limits = &self.config.policy.limits;
+        let is_alone = limits.one_connection_per_user;
+        let max = limits.connections_per_user_max;
+        let max = max.map_or(usize::MAX, |max| max as usize);
+        let others = self.users.get(&user).map_or(0, SmallVec::len);
+        if is_alone && others > 0 {
+            self.replace(&user, connection);
+        } else if others < max {
+            self.users
+                .with(&user, |connections| connections.push(connection));
+        } else {
+            self.metrics.limits.met.count(Limited::UserConnections);
+            self.order_close(connection, Code::OverCapacity);
+        }
+    }
+
+    /// The newest connection takes the place of the others.
+    fn replace(&mut self, user: &UserId, newest: ConnectionRef) {
+        let olders = self.users.with(user, |connections| {
+            std::mem::replace(connections, SmallVec::from_buf([newest]))
+        });
+        for older in olders {
+            self.metrics.limits.met.count(Limited::Replaced);
+            self.order_close(older, Code::Replaced);
+        }
+    }
+
+    /// The user's connections, where the user's home is here.
+    pub(super) fn users_here(&self, user: &UserId) -> SmallVec<[ConnectionRef; 1]> {
+        self.users.get(user).cloned().unwrap_or_default()
     }
 
     pub(super) fn departed(&mut self, user: &UserId, connection: ConnectionRef) {

@@ -12,3 +12,4 @@ mod node;
 mod requests;
 mod tokens;
 mod trickles;
+mod users;

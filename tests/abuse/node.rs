@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidewheel::address::{CoreId, PeerAddress};
+use tidewheel::bus::{Obeyed, Order};
 use tidewheel::cli::Options;
 use tidewheel::cli::settings::shard_config;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_masked};
@@ -292,6 +293,16 @@ impl Node {
     /// How the server has left a peer.
     pub fn outcome(&self, peer: Peer) -> String {
         self.heard(peer).outcome()
+    }
+
+    /// Has an order carried out on all cores. How many connections were told to close.
+    pub fn order(&mut self, order: &Order) -> Obeyed {
+        let mut told = 0;
+        for core in 0..self.shards.len() {
+            told += self.shards[core].handle_order(self.now, order.clone())?;
+        }
+        self.settle();
+        Ok(told)
     }
 
     pub fn metrics(&mut self) -> Metrics {

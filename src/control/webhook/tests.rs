@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::*;
 use crate::address::CoreId;
+use crate::bus::{Order, OrderReply};
 use crate::metrics::SnapshotReply;
 use crate::protocol::ClientId;
 
@@ -25,6 +26,10 @@ impl Cores for Ear {
 
     fn deliver_verdict(&self, connection: ConnectionRef, verdict: Verdict) {
         self.0.send((connection.index, verdict)).unwrap();
+    }
+
+    fn order(&self, _core: usize, _order: Order, reply: OrderReply) {
+        drop(reply);
     }
 }
 
