@@ -52,6 +52,7 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
             read_budget_bytes: options.tuning.read_budget,
             flush_budget: options.tuning.flush_budget,
             accept_batch: options.tuning.accept_batch,
+            proxy_headers: options.limits.proxy_protocol == options::ProxyProtocol::Required,
             spin: options.tuning.spin,
             bus_backlog_bytes: options.tuning.bus_backlog_bytes,
         },

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Options;
-use super::options::AuthMethod;
+use super::options::{AuthMethod, ProxyProtocol};
 use super::sources::JWT_SECRET_VARIABLE;
 use super::units::{ByteSize, TimeSpan};
 
@@ -38,6 +38,9 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
         history_below_a_message(options),
         bus_below_a_message(options),
         coalesce_above_lag_age(options),
+        proxy_headers_from_nobody(options),
+        joins_below_rooms(options),
+        bytes_below_a_message(options),
     ]
     .into_iter()
     .flatten()
@@ -215,6 +218,45 @@ fn coalesce_above_lag_age(options: &Options) -> Option<Conflict> {
     })
 }
 
+fn proxy_headers_from_nobody(options: &Options) -> Option<Conflict> {
+    let limits = &options.limits;
+    let nobody = limits.trusted_proxies.0.is_empty();
+    (limits.proxy_protocol == ProxyProtocol::Required && nobody).then(|| {
+        let problem = "--proxy-protocol required takes connections from --trusted-proxies alone, \
+                       and that names none; name the proxies' addresses or networks"
+            .to_owned();
+        Conflict::new(&["proxy-protocol", "trusted-proxies"], problem)
+    })
+}
+
+fn joins_below_rooms(options: &Options) -> Option<Conflict> {
+    let limit = options.limits.limit_connection_joins;
+    let (rate, rooms) = (limit.0?, options.rooms.max_rooms_per_connection);
+    ((rate.burst() as usize) < rooms).then(|| {
+        let problem = format!(
+            "--limit-connection-joins {limit} lets fewer joins through at once than \
+             --max-rooms-per-connection {rooms} allows: whoever is in so many rooms could not come \
+             back to them after a reconnect; write a burst of {rooms} or more"
+        );
+        let flags = ["limit-connection-joins", "max-rooms-per-connection"];
+        Conflict::new(&flags, problem)
+    })
+}
+
+fn bytes_below_a_message(options: &Options) -> Option<Conflict> {
+    let rate = options.limits.limit_connection_bytes.0?;
+    let burst = ByteSize(rate.burst() as usize);
+    let message = ByteSize(options.messages.max_message_bytes);
+    (burst < message).then(|| {
+        let problem = format!(
+            "--limit-connection-bytes {rate} lets {burst} through at once, and --max-message-bytes \
+             is {message}: every such message would hold its connection up; write a burst of \
+             {message} or more"
+        );
+        Conflict::new(&["limit-connection-bytes", "max-message-bytes"], problem)
+    })
+}
+
 fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
@@ -223,7 +265,7 @@ fn is_loopback(address: SocketAddr) -> bool {
 mod tests {
     use super::*;
     use crate::cli::policy::Secret;
-    use crate::cli::units::{KIB, MIB};
+    use crate::cli::units::{KIB, MIB, rate_of_bytes};
 
     fn changed(change: impl FnOnce(&mut Options)) -> Vec<Conflict> {
         let mut options = Options::default();
@@ -239,7 +281,7 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 13] = [
+        let cases: [Case; 16] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
@@ -274,6 +316,18 @@ mod tests {
                 |o| o.slow_consumers.coalesce = o.slow_consumers.max_lag_age,
                 "coalesce",
             ),
+            (
+                |o| o.limits.proxy_protocol = ProxyProtocol::Required,
+                "proxy-protocol",
+            ),
+            (
+                |o| o.rooms.max_rooms_per_connection = 3_000,
+                "limit-connection-joins",
+            ),
+            (
+                |o| o.limits.limit_connection_bytes = rate_of_bytes("1KiB/s").unwrap(),
+                "limit-connection-bytes",
+            ),
         ];
         for (change, flag) in cases {
             let found = changed(change);
@@ -289,8 +343,11 @@ mod tests {
             options.listeners.listen = "0.0.0.0:80".parse().unwrap();
             options.listeners.admin_listen = options.listeners.listen;
             options.slow_consumers.coalesce = options.slow_consumers.max_lag_age;
+            options.limits.proxy_protocol = ProxyProtocol::Required;
+            options.rooms.max_rooms_per_connection = 3_000;
+            options.limits.limit_connection_bytes = rate_of_bytes("1KiB/s").unwrap();
         });
-        assert_eq!(found.len(), 7);
+        assert_eq!(found.len(), 10);
         let reference = crate::cli::reference::markdown();
         for flag in found.iter().flat_map(|conflict| &conflict.flags) {
             assert!(

@@ -9,6 +9,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sockets::Stream;
+use crate::address::PeerAddress;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -109,11 +110,13 @@ impl Listener {
         registry.register(&mut self.listener, token, Interest::READABLE)
     }
 
-    /// The next connection that waits, if there is one.
-    pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
+    /// The next connection that waits, and where it comes from, if there is one.
+    pub(super) fn accept(&self) -> io::Result<Option<(Stream, PeerAddress)>> {
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) => return Ok(Some(Stream::Plain(stream))),
+                Ok((stream, peer)) => {
+                    return Ok(Some((Stream::Plain(stream), peer.ip().into())));
+                }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(None),
                     // One that went away before it was accepted says nothing about the next.
@@ -142,9 +145,10 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into(), options, None).unwrap();
         let _client = std::net::TcpStream::connect(listener.address().unwrap()).unwrap();
         // The handshake on loopback is over when `connect` returns.
-        let Some(Stream::Plain(stream)) = listener.accept().unwrap() else {
+        let Some((Stream::Plain(stream), peer)) = listener.accept().unwrap() else {
             panic!("nothing to accept");
         };
+        assert_eq!(peer.to_string(), "127.0.0.1");
         assert!(stream.nodelay().unwrap());
         #[cfg(target_os = "linux")]
         {

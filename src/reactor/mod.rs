@@ -22,6 +22,8 @@ pub use listener::{Listener, SocketOptions, bind, probe};
 pub use processors::{Processors, pin};
 pub use sockets::{Received, Sockets, Stream};
 
+use sockets::Preface;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +32,7 @@ use std::time::Duration;
 use mio::{Events, Poll, Token, Waker};
 use tokio::sync::mpsc::Sender;
 
-use crate::address::{ConnectionRef, CoreId};
+use crate::address::{ConnectionRef, CoreId, PeerAddress};
 use crate::bus::{Batch, Mailbox, Order, OrderReply, Outlet, Wake};
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Reject, SnapshotReply};
@@ -119,6 +121,8 @@ pub struct Tuning {
     pub flush_budget: usize,
     /// Connections accepted in a turn.
     pub accept_batch: usize,
+    /// Whether a PROXY header begins each connection, which a trusted proxy writes.
+    pub proxy_headers: bool,
     /// Time that is spent looking for work before the thread sleeps.
     pub spin: Duration,
     /// Bytes that may wait for a core before publishers are paused.
@@ -339,6 +343,12 @@ impl Reactor {
     }
 
     fn read(&mut self, index: u32, now: Now) {
+        if self.tuning.proxy_headers
+            && self.sockets.awaits_header(index)
+            && !self.take_header(index, now)
+        {
+            return;
+        }
         let mut budget = self.tuning.read_budget_bytes;
         while self.shard.wants_read(index) {
             if budget == 0 {
@@ -449,7 +459,7 @@ impl Reactor {
                 return false;
             };
             match listener.accept() {
-                Ok(Some(stream)) => self.admit(stream, now),
+                Ok(Some((stream, address))) => self.admit(stream, address, now),
                 Ok(None) => {
                     self.accept_at = None;
                     return false;
@@ -469,7 +479,11 @@ impl Reactor {
         true
     }
 
-    fn admit(&mut self, stream: Stream, now: Now) {
+    fn admit(&mut self, stream: Stream, address: PeerAddress, now: Now) {
+        if self.tuning.proxy_headers && !self.shard.trusts(address) {
+            // Whoever may write such a header may say that it is anybody.
+            return self.count_rejected(Reject::Proxy);
+        }
         let open = self.sockets.len();
         let Tuning {
             connections_max,
@@ -511,6 +525,36 @@ impl Reactor {
             return;
         }
         self.open_everywhere.fetch_add(1, Ordering::Relaxed);
+        if self.tuning.proxy_headers {
+            self.sockets.await_header(index);
+        } else if !is_full {
+            self.shard.handle_address(now, index, address);
+        }
+    }
+
+    /// Looks for the PROXY header of a connection. Says whether to go on with what follows it.
+    fn take_header(&mut self, index: u32, now: Now) -> bool {
+        match self.sockets.take_header(index) {
+            Preface::Awaited => false,
+            Preface::Read(source) => {
+                if let Some(address) = source {
+                    self.shard.handle_address(now, index, address);
+                }
+                true
+            }
+            Preface::Broken(fault) => {
+                if fault.is_some() {
+                    self.count_rejected(Reject::Proxy);
+                }
+                self.shard.handle_end(now, index);
+                false
+            }
+        }
+    }
+
+    fn count_rejected(&mut self, why: Reject) {
+        let connections = &mut self.shard.metrics_mut().connections;
+        connections.rejected.count(why);
     }
 
     fn drain(&mut self, now: Now, window: Duration) {

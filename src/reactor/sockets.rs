@@ -7,6 +7,8 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use crate::address::PeerAddress;
+use crate::codec::proxy::{HEADER_BYTES_MAX, ProxyFault, decode_proxy};
 use crate::shard::{Sent, Transport};
 
 /// A byte stream to a peer. One kind so far; the seam is where TLS comes in.
@@ -63,6 +65,17 @@ pub enum Received {
     End,
 }
 
+/// What became of looking for a PROXY header.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Preface {
+    /// Some of it is still to come.
+    Awaited,
+    /// It was taken; it says where the client is, or nothing of that.
+    Read(Option<PeerAddress>),
+    /// There will be none: the connection has ended, or begins with something else.
+    Broken(Option<ProxyFault>),
+}
+
 #[derive(Debug)]
 struct Socket {
     stream: Stream,
@@ -72,6 +85,8 @@ struct Socket {
     ended: bool,
     /// It is on the list of those to be read.
     listed: bool,
+    /// Its PROXY header is still to come.
+    awaits_header: bool,
 }
 
 /// The table. Sockets stand apart from what a shard knows of their connections, so that a flush
@@ -131,6 +146,7 @@ impl Sockets {
                 readable: false,
                 ended: false,
                 listed: false,
+                awaits_header: false,
             });
             self.open += 1;
         }
@@ -162,6 +178,57 @@ impl Sockets {
     pub fn unlist(&mut self, index: u32) {
         if let Some(socket) = self.socket(index) {
             socket.listed = false;
+        }
+    }
+
+    /// Nothing is read before a PROXY header has been.
+    pub(super) fn await_header(&mut self, index: u32) {
+        if let Some(socket) = self.socket(index) {
+            socket.awaits_header = true;
+        }
+    }
+
+    /// Whether the PROXY header is still to come.
+    pub(super) fn awaits_header(&mut self, index: u32) -> bool {
+        self.socket(index).is_some_and(|s| s.awaits_header)
+    }
+
+    /// Takes the PROXY header off the beginning of a connection, and not one octet more: what follows,
+    /// TLS or HTTP, is read as if it had come first. It is looked at where the kernel holds it, so
+    /// nothing is kept here of one that trickles in.
+    pub(super) fn take_header(&mut self, index: u32) -> Preface {
+        let Some(socket) = self.socket(index) else {
+            return Preface::Awaited;
+        };
+        let mut octets = [0; HEADER_BYTES_MAX];
+        let count = match socket.stream.source().peek(&mut octets) {
+            Ok(0) => return Preface::Broken(None),
+            Ok(count) => count,
+            Err(error) => {
+                return match error.kind() {
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock if !socket.ended => {
+                        Preface::Awaited
+                    }
+                    _ => Preface::Broken(None),
+                };
+            }
+        };
+        match decode_proxy(octets.get(..count).unwrap_or_default()) {
+            Ok(Some(header)) => {
+                let header_octets = octets.get_mut(..header.bytes).unwrap_or_default();
+                // The kernel holds as many: it showed them.
+                match socket.stream.source().read(header_octets) {
+                    Ok(taken) if taken == header.bytes => {
+                        socket.awaits_header = false;
+                        Preface::Read(header.source)
+                    }
+                    _ => Preface::Broken(None),
+                }
+            }
+            // More of it will be told anew, unless its end was told already.
+            Ok(None) if socket.ended => Preface::Broken(None),
+            Ok(None) => Preface::Awaited,
+            Err(fault) => Preface::Broken(Some(fault)),
         }
     }
 

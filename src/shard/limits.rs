@@ -62,7 +62,8 @@ impl Shard {
             return;
         }
         let is_proxy = limits.trusts(address);
-        let Some(connection) = self.connections.get_mut(index) else {
+        let waits = |connection: &&mut Connection| connection.phase == Phase::Head;
+        let Some(connection) = self.connections.get_mut(index).filter(waits) else {
             return;
         };
         connection.guard().address = Some(address);
