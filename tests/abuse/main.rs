@@ -10,6 +10,7 @@ mod floods;
 mod frames;
 mod node;
 mod requests;
+mod sockets;
 mod tokens;
 mod trickles;
 mod users;
