@@ -31,6 +31,7 @@ targets! {
     frame_decoder,
     http_head,
     key_file,
+    proxy,
     shard_ops,
     token,
 }

@@ -70,14 +70,19 @@ fn begins_like(bytes: &[u8], prefix: &[u8]) -> bool {
 
 fn decode_v1(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyFault> {
     let within = bytes.get(..V1_BYTES_MAX).unwrap_or(bytes);
-    let Some(end) = within.windows(2).position(|two| two == b"\r\n") else {
-        return if within.len() == V1_BYTES_MAX {
-            Err(ProxyFault::TooLong)
-        } else if within.iter().any(|octet| *octet == b'\n' || *octet == 0) {
-            Err(ProxyFault::Malformed)
-        } else {
-            Ok(None)
-        };
+    // Whatever comes first decides, so that a header in pieces is judged as one in one piece.
+    let first = within.iter().position(|octet| matches!(octet, b'\n' | 0));
+    let end = match first {
+        Some(at)
+            if within
+                .get(..=at)
+                .is_some_and(|line| line.ends_with(b"\r\n")) =>
+        {
+            at - 1
+        }
+        Some(_) => return Err(ProxyFault::Malformed),
+        None if within.len() == V1_BYTES_MAX => return Err(ProxyFault::TooLong),
+        None => return Ok(None),
     };
     let line = within.get(V1_PREFIX.len()..end).unwrap_or_default();
     let line = str::from_utf8(line).map_err(|_| ProxyFault::Malformed)?;

@@ -1,8 +1,12 @@
-//! A request, whole and trickling: the same verdict, and everything that is asked of a head.
+//! A request, whole and trickling: the same verdict, and everything that is asked of a head, where it
+//! leads, and where its client is.
 
 use tidewheel::codec::http::{
-    HeadFault, HeadLimits, HeadReader, decode_component, parse_head, query_value, websocket_upgrade,
+    Head, HeadFault, HeadLimits, HeadReader, decode_component, parse_head, query_value,
+    websocket_upgrade,
 };
+use tidewheel::gate::{Limits, Route, client_address, route};
+use tidewheel::protocol::ids::{is_room_name, is_user_id};
 
 const LIMITS: HeadLimits = HeadLimits {
     bytes_max: 2048,
@@ -37,9 +41,48 @@ pub fn run(data: &[u8]) {
         let _ = decode_component(segment);
     }
     let _ = query_value(head.query.unwrap_or(""), "user_id");
+    judge_route(&head);
+    judge_client(&head);
     if let Ok(upgrade) = websocket_upgrade(&head) {
         assert!(head.wants_upgrade() && head.is_http_11 && head.method == "GET");
         assert_eq!((upgrade.key.len(), head.body_bytes), (24, 0));
+    }
+}
+
+/// Where a request leads: only a whole upgrade opens anything, and names are names.
+fn judge_route(head: &Head<'_>) {
+    let is_upgrade = websocket_upgrade(head).is_ok();
+    for echo in [false, true] {
+        match route(head, echo) {
+            Route::Native(entry) => {
+                assert!(is_upgrade && head.path.starts_with("/ws"));
+                assert!(entry.room.as_deref().is_none_or(is_room_name));
+                assert!(entry.user.as_deref().is_none_or(is_user_id));
+                assert!(query_value(head.query.unwrap_or(""), "token").is_none());
+            }
+            Route::Echo { .. } => assert!(is_upgrade && echo && head.path == "/echo"),
+            Route::Page { .. } => assert!(head.path == "/"),
+            Route::Refused(refusal) => {
+                assert!((400..600).contains(&refusal.status));
+                assert!(!refusal.message.is_empty());
+            }
+        }
+    }
+}
+
+/// Where the client is, behind a proxy that is trusted and behind one that is not.
+fn judge_client(head: &Head<'_>) {
+    let trusted = ["10.0.0.0/8".parse().unwrap()];
+    let limits = Limits {
+        trusted_proxies: trusted.into(),
+        ..Limits::default()
+    };
+    let [stranger, proxy] = ["192.0.2.9", "10.0.0.1"].map(|text| text.parse().unwrap());
+    assert_eq!(client_address(head, stranger, &limits), Ok(stranger));
+    if let Ok(client) = client_address(head, proxy, &limits) {
+        // What was not said is not made up: the client is the proxy, or stands in the head.
+        let says_nothing = head.values("x-forwarded-for").all(<[u8]>::is_empty);
+        assert!(!says_nothing || client == proxy);
     }
 }
 

@@ -8,5 +8,6 @@ pub mod envelope;
 pub mod frame_decoder;
 pub mod http_head;
 pub mod key_file;
+pub mod proxy;
 pub mod shard_ops;
 pub mod token;
