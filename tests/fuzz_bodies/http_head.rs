@@ -5,7 +5,7 @@ use tidewheel::codec::http::{
     Head, HeadFault, HeadLimits, HeadReader, decode_component, parse_head, query_value,
     websocket_upgrade,
 };
-use tidewheel::gate::{Limits, Route, client_address, route};
+use tidewheel::gate::{Limits, Policy, Route, client_address, route};
 use tidewheel::protocol::ids::{is_room_name, is_user_id};
 
 const LIMITS: HeadLimits = HeadLimits {
@@ -53,7 +53,7 @@ pub fn run(data: &[u8]) {
 fn judge_route(head: &Head<'_>) {
     let is_upgrade = websocket_upgrade(head).is_ok();
     for echo in [false, true] {
-        match route(head, echo) {
+        match route(head, echo, &Policy::default()) {
             Route::Native(entry) => {
                 assert!(is_upgrade && head.path.starts_with("/ws"));
                 assert!(entry.room.as_deref().is_none_or(is_room_name));

@@ -37,16 +37,19 @@ pub struct Law {
     overflow: Overflow,
     presence_limit: u64,
     pub rooms_per_connection_max: usize,
+    /// Rates are so low that anyone may meet them.
+    pub is_limited: bool,
 }
 
 impl Law {
-    pub fn new(shard: &ShardConfig) -> Law {
+    pub fn new(shard: &ShardConfig, is_limited: bool) -> Law {
         Law {
             policy: Arc::clone(&shard.policy),
             room: shard.room,
             overflow: shard.overflow,
             presence_limit: shard.presence_limit,
             rooms_per_connection_max: shard.rooms_per_connection_max,
+            is_limited,
         }
     }
 

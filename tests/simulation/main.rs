@@ -5,6 +5,7 @@
 //!   seed ─► plan    bounds, rooms, clients
 //!           law     rules, and what they make of an answer
 //!           script  what clients do, step by step
+//!           operator  what an operator orders meanwhile
 //!           world   the reactor's turns, the bus, the clock ── Shard × 1..4
 //!           wire    sockets of some size; every frame is judged as it is written by
 //!           session · member   what one connection was told and must be given
@@ -19,6 +20,7 @@
 
 mod law;
 mod member;
+mod operator;
 mod peer;
 mod plan;
 mod script;
@@ -151,7 +153,7 @@ fn run_many(start: u64, count: u64) -> Told {
 }
 
 /// What a few hundred days must have met, or they prove little.
-const MET: [&str; 37] = [
+const MET: [&str; 42] = [
     "auth_response",
     "close 1000",
     "close 1001",
@@ -160,13 +162,18 @@ const MET: [&str; 37] = [
     "close 1005",
     "close 1007",
     "close 1009",
+    "close 4004",
     "close 4006",
+    "close 4009",
+    "close 4011",
+    "close 4012",
     "close 4100",
     "close 4101",
     "close 4102",
     "close 4103",
     "close 4200",
     "direct_message",
+    "error 4004",
     "error 4005",
     "error 4006",
     "error 4007",

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tidewheel::address::CoreId;
-use tidewheel::gate::Policy;
+use tidewheel::gate::rate::Per;
+use tidewheel::gate::{Limits, Policy, Rate};
 use tidewheel::room::history::HistoryLimits;
 use tidewheel::room::home::RoomLimits;
 use tidewheel::shard::{Overflow, ShardConfig};
@@ -39,6 +40,10 @@ pub struct Plan {
     pub clients: Vec<(Option<String>, Temper)>,
     /// The clock's first nanosecond.
     pub starts_at: u64,
+    /// Whether an operator bans and disconnects users.
+    pub orders: bool,
+    /// Whether rates are so low that anyone may meet them.
+    pub is_limited: bool,
     /// Rarely: so much is published at once that a log has more segments than a write has slices.
     pub floods: bool,
 }
@@ -67,6 +72,9 @@ impl Plan {
             (steps, clients) = (60, 3);
             shard.message_bytes_max = 80_000;
         }
+        let orders = rng.u8(..4) == 0;
+        let is_limited = rng.u8(..8) == 0 && !floods;
+        let limits = limits(rng, is_limited);
         let names = ["ann", "bob", "cy", "dee", "eve"];
         let rooms = ["lobby", "games", "a/b", "räume", "x", "news"];
         let rooms = rooms[..rng.usize(1..=rooms.len())].iter();
@@ -93,16 +101,19 @@ impl Plan {
         };
         shard.policy = Arc::new(Policy {
             rules: law::rules(shard.seed, &shard.room),
+            limits,
             ..Policy::default()
         });
         Plan {
-            law: Law::new(&shard),
+            law: Law::new(&shard, is_limited),
             flush_budget: pick(rng, &[1, 2, 3, 8, 64, 4096]),
             steps,
             rooms: rooms.map(|r| (*r).to_owned()).collect(),
             clients: (0..clients).map(|_| client(rng)).collect(),
             starts_at,
             floods,
+            orders,
+            is_limited,
             shard,
         }
     }
@@ -119,6 +130,33 @@ impl Plan {
         let least = heartbeat_timeout.min(lag_age_max);
         least.min(handshake_timeout).min(close_timeout) / 2
     }
+}
+
+/// Either what nobody here comes near, or what anyone may meet.
+fn limits(rng: &mut Rng, is_low: bool) -> Limits {
+    let mut rate = |low: u32, high: u32| {
+        let (count, burst) = if is_low {
+            (low, low)
+        } else {
+            (high, 10 * high)
+        };
+        let rate = Rate::new(count, Per::Second, burst).unwrap();
+        (rng.bool()).then_some(rate)
+    };
+    let mut limits = Limits {
+        connection_messages: rate(5, 100_000),
+        connection_joins: rate(3, 10_000),
+        connection_control: rate(3, 10_000),
+        user_messages: rate(6, 100_000),
+        ..Limits::default()
+    };
+    limits.rate_errors_max = rng.u32(0..20);
+    match rng.u8(..5) {
+        0 => limits.one_connection_per_user = true,
+        1 => limits.connections_per_user_max = Some(rng.u32(1..4)),
+        _ => {}
+    }
+    limits
 }
 
 fn room_limits(rng: &mut Rng) -> RoomLimits {

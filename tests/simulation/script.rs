@@ -48,7 +48,12 @@ impl World {
                 Ok(())
             }
             900..970 => self.pass_up_to(Duration::from_millis(20)),
-            970..992 => self.pass_up_to(Duration::from_secs(1)),
+            970..988 => self.pass_up_to(Duration::from_secs(1)),
+            988..992 if self.plan.orders => {
+                self.order();
+                Ok(())
+            }
+            988..992 => self.pass_up_to(Duration::from_secs(1)),
             992..996 => self.pass_up_to(Duration::from_secs(60)),
             _ => self.settle(),
         }
@@ -117,6 +122,20 @@ impl World {
         }
         if self.plan.shard.rooms_max < 10 {
             session.allowed.insert(4100);
+        }
+        let limits = &self.plan.shard.policy.limits;
+        if self.plan.is_limited {
+            session.allowed.insert(4004);
+        }
+        if name.is_some() {
+            let may = [
+                (self.plan.orders, 4009),
+                (self.plan.orders, 4012),
+                (limits.one_connection_per_user, 4011),
+                (limits.connections_per_user_max.is_some(), 4100),
+            ];
+            let may = may.iter().filter(|(may, _)| *may);
+            session.allowed.extend(may.map(|(_, code)| code));
         }
         let mut peer = Peer::new(client, core, temper, session, &mut self.rng);
         if self.plan.floods {
@@ -323,6 +342,7 @@ impl World {
             floor_ms,
             accepted: None,
             answered: None,
+            refused: false,
         });
         n
     }
@@ -345,6 +365,7 @@ impl World {
             rests: self.rests,
             accepted: false,
             refused: false,
+            too_fast: false,
             got: Default::default(),
         });
         n

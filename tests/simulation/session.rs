@@ -228,11 +228,14 @@ impl Session {
     fn refused(&mut self, event: &Value, truth: &mut Truth) -> Check {
         let code = event["payload"]["code"].as_u64().ok_or("no code")?;
         let correlation_id = event["metadata"]["correlation_id"].as_str();
+        if code == 4004 && !self.law.is_limited {
+            return Err("too fast, with limits that nobody comes near".into());
+        }
         // The room in the URL is joined unasked.
-        let is_url = code != 4006 && self.pending.contains_key("url");
+        let is_url = !matches!(code, 4004 | 4006) && self.pending.contains_key("url");
         let Some(correlation_id) = correlation_id.or(is_url.then_some("url")) else {
             self.malformed_told += 1;
-            if code != 4006 || self.malformed_told > self.malformed {
+            if !matches!(code, 4004 | 4006) || self.malformed_told > self.malformed {
                 return Err("an error for nothing".into());
             }
             return Ok(());
@@ -254,6 +257,15 @@ impl Session {
                     && standing != Standing::Member
             }
             (Question::Join { .. }, 4013) => self.law.rooms_per_connection_max < 64,
+            (Question::Publish(n), 4004) => {
+                truth.publications[*n].refused = true;
+                true
+            }
+            (Question::Direct(n), 4004) => {
+                truth.directs[*n].too_fast = true;
+                true
+            }
+            (_, 4004) => true,
             (Question::Signal { .. }, 4010) => true,
             (Question::Direct(n), 4014) => {
                 truth.directs[*n].refused = true;

@@ -27,6 +27,8 @@ pub struct Publication {
     pub accepted: Option<Place>,
     /// What its `message_sent` said.
     pub answered: Option<Place>,
+    /// It came too fast.
+    pub refused: bool,
 }
 
 /// A message as everyone is shown it.
@@ -80,6 +82,8 @@ pub struct Direct {
     pub rests: u64,
     pub accepted: bool,
     pub refused: bool,
+    /// It was refused because it came too fast.
+    pub too_fast: bool,
     /// How often each connection got it.
     pub got: BTreeMap<usize, u32>,
 }
@@ -378,6 +382,9 @@ impl Publication {
     fn check(&self, room: &str, place: &Place, text: &str, message: &Value) -> Check {
         if self.room != room {
             return Err(format!("published to {}", self.room));
+        }
+        if self.refused {
+            return Err("refused, because it came too fast".into());
         }
         if let Some(other) = &self.accepted {
             return Err(format!("accepted at {other:?} too"));

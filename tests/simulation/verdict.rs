@@ -32,6 +32,7 @@ impl World {
         }
         self.settle()?;
         self.trace.note(|| "the day is over".into());
+        self.lift_rates();
         self.dead_are_gone()?;
         self.inquire()?;
         self.settle()?;
@@ -164,7 +165,8 @@ impl World {
 
     fn judge_directs(&self) -> Check {
         for (n, direct) in self.truth.directs.iter().enumerate() {
-            if direct.refused && !direct.got.is_empty() {
+            let refused = direct.refused || direct.too_fast;
+            if refused && !direct.got.is_empty() {
                 return Err(format!("direct {n} was refused and delivered"));
             }
             for (id, peer) in self.peers.iter().enumerate() {
@@ -239,6 +241,7 @@ impl World {
 
     /// Once nobody is there and all times are over, nothing is held.
     fn nothing_is_left(&mut self) -> Check {
+        self.lift_bans();
         let times = self.plan.law.all_limits().map(|room| {
             room.idle_ttl + room.history.ttl.unwrap_or_default() + room.idempotency_window
         });

@@ -10,6 +10,7 @@ use tidewheel::bus::Batch;
 use tidewheel::shard::{Action, Overflow, Phase, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
 
+use crate::operator::Orders;
 use crate::peer::Peer;
 use crate::plan::{Plan, Temper};
 use crate::truth::{BASE_UNIX_MS, Truth};
@@ -50,6 +51,7 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub truth: Truth,
     pub trace: Trace,
+    pub orders: Orders,
     /// How many times everything had come to rest.
     pub rests: u64,
     pub questions: u64,
@@ -101,6 +103,7 @@ impl World {
             clients: plan.clients.iter().map(client).collect(),
             peers: Vec::new(),
             truth: Truth::default(),
+            orders: Orders::new(cores),
             trace: Trace::new(echoing),
             rests: 0,
             questions: 0,
@@ -157,6 +160,7 @@ impl World {
             self.read(core, turn, now)?;
         }
         self.take_mail(core, turn, now)?;
+        self.take_orders(core, turn, now)?;
         self.cores[core].shard.handle_timeouts(now);
         self.cores[core].timed_at = now.mono;
         self.audit(core, "timeouts")?;
@@ -438,7 +442,7 @@ impl World {
     }
 
     /// The ledger balances after every call.
-    fn audit(&mut self, core: usize, after: &str) -> Check {
+    pub fn audit(&mut self, core: usize, after: &str) -> Check {
         let shard = &mut self.cores[core].shard;
         let pending = shard.pending_frames();
         let ledger = &shard.metrics().ledger;
@@ -466,6 +470,7 @@ impl World {
             }
             if self.is_settled() {
                 self.rest();
+                self.users_are_within_limits()?;
                 return self.logs_are_empty();
             }
         }
@@ -494,6 +499,7 @@ impl World {
 
     fn is_settled(&self) -> bool {
         self.links.iter().all(VecDeque::is_empty)
+            && self.orders.are_heard()
             && self.cores.iter().all(|c| !c.shard.wants_flush())
             && self.peers.iter().all(Peer::is_settled)
     }
