@@ -375,6 +375,10 @@ pub struct Limits {
     #[arg(long, value_name = "RATE", default_value = "off", value_parser = rate)]
     pub limit_user_messages: RateLimit,
 
+    /// Rooms that a user's messages make; above, the messages are answered with error 4004
+    #[arg(long, value_name = "RATE", default_value = "off", value_parser = rate)]
+    pub limit_user_rooms: RateLimit,
+
     /// Errors 4004 within a minute, above which the connection is closed with 4004
     #[arg(long, value_name = "COUNT", default_value = "50", value_parser = count(0..=1_000_000))]
     pub max_rate_errors: usize,

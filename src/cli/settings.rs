@@ -81,6 +81,7 @@ pub(super) fn limits(options: &options::Limits) -> Limits {
         connection_joins: options.limit_connection_joins.0,
         connection_control: options.limit_connection_control.0,
         user_messages: options.limit_user_messages.0,
+        user_rooms: options.limit_user_rooms.0,
         address_connects: options.limit_address_connects.0,
         connections_per_address_max: at_most(options.max_connections_per_address),
         connections_per_user_max: at_most(options.max_connections_per_user),

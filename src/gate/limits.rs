@@ -19,6 +19,8 @@ pub struct Limits {
     pub connection_control: Option<Rate>,
     /// Messages from all connections of one user on this node.
     pub user_messages: Option<Rate>,
+    /// Rooms that messages of one user make.
+    pub user_rooms: Option<Rate>,
     /// New connections from one address.
     pub address_connects: Option<Rate>,
     /// Connections from one address at a time.
@@ -61,6 +63,8 @@ pub enum Excess {
     ConnectionJoins(Rate),
     /// Too many messages from a user.
     UserMessages(Rate, Duration),
+    /// Too many rooms made by a user's messages.
+    UserRooms(Rate, Duration),
 }
 
 impl std::fmt::Display for Excess {
@@ -83,6 +87,12 @@ impl std::fmt::Display for Excess {
                 f,
                 "this user's connections send more than their {rate} messages together \
                  (--limit-user-messages); this one was not obeyed, try again in {} ms",
+                ms(wait)
+            ),
+            Excess::UserRooms(rate, wait) => write!(
+                f,
+                "this user's messages make more new rooms than {rate} (--limit-user-rooms); this one \
+                 was not accepted, try again in {} ms",
                 ms(wait)
             ),
         }

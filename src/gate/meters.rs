@@ -31,6 +31,8 @@ const SWEPT_FROM: usize = 64;
 pub struct UserMeter {
     /// Messages.
     pub messages: SharedBucket,
+    /// Rooms that they made.
+    pub rooms: SharedBucket,
 }
 
 /// How often one address connects, and how many connections it has.
@@ -47,7 +49,7 @@ trait Meter: Default {
 
 impl Meter for UserMeter {
     fn is_idle(&self, now: Instant) -> bool {
-        self.messages.is_full(now)
+        self.messages.is_full(now) && self.rooms.is_full(now)
     }
 }
 
@@ -168,6 +170,11 @@ impl Meters {
         if matches!(user, UserId::Anonymous(_)) {
             return (Arc::default(), 0);
         }
+        self.user_everywhere(user, now)
+    }
+
+    /// The same, whoever it is: for what is counted elsewhere than where the connection is.
+    pub fn user_everywhere(&self, user: &UserId, now: Instant) -> (Arc<UserMeter>, u64) {
         let (meter, forgotten) = self.lock(&self.users, user).meter(user.clone(), now);
         match meter {
             Some(meter) => (meter, forgotten),

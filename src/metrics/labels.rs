@@ -182,6 +182,8 @@ label! {
         ConnectionControl = "connection_control",
         /// `--limit-user-messages`: answered with error 4004.
         UserMessages = "user_messages",
+        /// `--limit-user-rooms`: answered with error 4004.
+        UserRooms = "user_rooms",
         /// `--limit-address-connects`: answered with HTTP 429.
         AddressConnects = "address_connects",
         /// `--max-connections-per-address`: answered with HTTP 429.

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::address::{ConnectionRef, CoreId, RoomKey};
 use crate::bus::{Append, Ask, BusMessage, Call, Full, Lane, PUBLISH_CREDITS, Peer, Welcome};
 use crate::frame::Note;
+use crate::gate::Excess;
 use crate::protocol::json::encode;
 use crate::protocol::{Code, Epoch, Event, Offset, Recover, Sender};
 use crate::room::HomeRoom;
@@ -177,6 +178,24 @@ impl Shard {
         self.deliver_or_send(peer.connection.core, close);
     }
 
+    /// A message would make one room too many.
+    fn refuse_room(
+        &mut self,
+        excess: &Excess,
+        room: &str,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+    ) {
+        let code = Code::RateLimitExceeded;
+        self.metrics.traffic.errors.count(code as u16);
+        let event = Event::Error {
+            code,
+            message: &excess.to_string(),
+            room: Some(room),
+        };
+        self.reply(peer.connection, &event, correlation_id, PUBLISH_CREDITS);
+    }
+
     fn home_join(
         &mut self,
         home: u32,
@@ -276,6 +295,11 @@ impl Shard {
             echo,
         }: Publication<'_>,
     ) {
+        if self.homes.find(hash, room).is_none()
+            && let Some(excess) = self.room_excess(&peer.user)
+        {
+            return self.refuse_room(&excess, room, peer, correlation_id);
+        }
         let Some(home) = self.home_or_new(hash, room) else {
             return self.over_capacity(room, peer, correlation_id, PUBLISH_CREDITS);
         };

@@ -19,7 +19,7 @@ use crate::gate::meters::{Crowded, Place, UserMeter};
 use crate::gate::rate::{Bucket, Rate};
 use crate::gate::{Excess, Limits, client_address};
 use crate::metrics::{Limited, Reject};
-use crate::protocol::{Code, Command};
+use crate::protocol::{Code, Command, UserId};
 use crate::session::Budget;
 use crate::shard::Shard;
 use crate::shard::connection::{Connection, Phase, Timer};
@@ -184,6 +184,7 @@ impl Shard {
             Excess::ConnectionMessages(..) => Limited::ConnectionMessages,
             Excess::ConnectionJoins(..) => Limited::ConnectionJoins,
             Excess::UserMessages(..) => Limited::UserMessages,
+            Excess::UserRooms(..) => Limited::UserRooms,
         });
         let code = Code::RateLimitExceeded;
         self.refuse(index, code, &excess.to_string(), room, correlation_id);
@@ -193,6 +194,17 @@ impl Shard {
         {
             self.close_with(index, code);
         }
+    }
+
+    /// At a room's home: whether a user's message may make the room, counting it.
+    pub(super) fn room_excess(&mut self, user: &UserId) -> Option<Excess> {
+        let rate = self.config.policy.limits.user_rooms?;
+        let now = self.now.mono;
+        let (meter, forgotten) = self.config.meters.user_everywhere(user, now);
+        self.metrics.limits.meters_forgotten += forgotten;
+        let wait = meter.rooms.take(rate, 1, now).err()?;
+        self.metrics.limits.met.count(Limited::UserRooms);
+        Some(Excess::UserRooms(rate, wait))
     }
 
     /// A ping or pong has come. Says whether there may be so many; where not, the connection closes.

@@ -255,6 +255,27 @@ fn a_flood_of_published_room_names_ends_at_the_rooms_of_the_node() {
 }
 
 #[test]
+fn a_flood_of_published_room_names_ends_at_the_users_rate_of_new_rooms() {
+    for user in ["?user_id=ann", ""] {
+        let mut node = Node::new(3, |_, limits| limits.user_rooms = rate(1, 20));
+        let peer = node.upgrade(0, &format!("/ws{user}"));
+        for n in 0..100 {
+            node.say(peer, &message(&format!("r{n}"), n));
+        }
+        let heard = node.heard(peer);
+        assert_eq!((heard.count("message_sent"), heard.errors(4004)), (20, 80));
+        assert_eq!(node.metrics().rooms.homed, 20, "on all cores together");
+        assert_eq!(node.metrics().limits.met.of(Limited::UserRooms), 80);
+        node.say(peer, &message("r0", 100));
+        assert_eq!(node.heard(peer).count("message_sent"), 21, "it is there");
+        node.advance(Duration::from_secs(1));
+        node.say(peer, &message("r99", 101));
+        assert_eq!(node.heard(peer).count("message_sent"), 22);
+        assert_eq!(node.outcome(peer), "open");
+    }
+}
+
+#[test]
 fn a_flood_of_idempotency_keys_keeps_so_many() {
     let mut node = Node::new(1, |config, _| {
         config.room.idempotency_keys_max = 100;

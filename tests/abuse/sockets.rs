@@ -2,10 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tidewheel::cli::host::Host;
+use tidewheel::cli::policy::policy;
 use tidewheel::cli::settings::settings;
 use tidewheel::cli::{Parsed, parse_from};
 use tidewheel::codec::websocket::{Data, OpCode};
@@ -31,7 +33,9 @@ impl Node {
         let Parsed::Serve { options, .. } = parse_from(args, env).unwrap() else {
             panic!("not to be served");
         };
-        let server = Server::start(&settings(&options, &Host::inspect().unwrap())).unwrap();
+        let policy = Arc::new(policy(&options).unwrap());
+        let host = Host::inspect().unwrap();
+        let server = Server::start(&settings(&options, &host, policy)).unwrap();
         let node = Node {
             listen: server.listen,
             admin: server.admin_listen,

@@ -14,11 +14,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tidewheel::address::CoreId;
-use tidewheel::bus::Batch;
+use tidewheel::bus::{Batch, Order};
 use tidewheel::cli::sources::options_from_text;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_fragment};
 use tidewheel::codec::websocket::{Control, Data, OpCode};
-use tidewheel::gate::Policy;
+use tidewheel::gate::rate::Per;
+use tidewheel::gate::{Limits, Policy, Rate};
+use tidewheel::protocol::UserId;
 use tidewheel::protocol::json::validate;
 use tidewheel::room::history::HistoryLimits;
 use tidewheel::room::home::RoomLimits;
@@ -161,7 +163,32 @@ impl World {
                     let window = Duration::from_millis(u64::from(really) * 10);
                     let core = usize::from(core) % self.shards.len();
                     self.drain(core, window);
+                } else {
+                    self.order(core, really);
                 }
+            }
+        }
+    }
+
+    /// An operator orders something about a user, of each core in turn or of one alone.
+    fn order(&mut self, which: u8, what: u8) {
+        let user = UserId::from_name(&format!("u{}", which % 3));
+        let order = match what % 4 {
+            0 => Order::Ban {
+                user,
+                lasts: Some(Duration::from_secs(u64::from(what))),
+            },
+            1 => Order::Ban { user, lasts: None },
+            2 => Order::Unban { user },
+            _ => Order::Disconnect {
+                user,
+                code: 1000 + 31 * u16::from(what),
+                reason: "r".repeat(usize::from(what)).into(),
+            },
+        };
+        for (core, Core { shard, .. }) in self.shards.iter_mut().enumerate() {
+            if core == 0 || which & 1 == 0 {
+                let _bad_code = shard.handle_order(self.now, order.clone());
             }
         }
     }
@@ -604,6 +631,22 @@ pattern = '**'
 ephemeral = true
 overflow = 'latest'",
 ];
+/// Limits that are soon met, where there are any.
+fn limits(habits: u8) -> Limits {
+    let is_limited = habits & 8 != 0;
+    let rate = |count, burst| Rate::new(count, Per::Second, burst).ok();
+    Limits {
+        connection_messages: rate(20, 10).filter(|_| is_limited),
+        connection_joins: rate(5, 5).filter(|_| is_limited),
+        connection_control: rate(5, 3).filter(|_| is_limited),
+        user_messages: rate(10, 20).filter(|_| is_limited),
+        user_rooms: rate(1, 2).filter(|_| is_limited),
+        rate_errors_max: 5,
+        one_connection_per_user: habits & 16 != 0,
+        connections_per_user_max: (habits & 32 != 0).then_some(2),
+        ..Limits::default()
+    }
+}
 
 /// Bounds that are soon reached.
 fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
@@ -614,7 +657,10 @@ fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
         seed: 1,
         echo: true,
         page: b"page",
-        policy: policy(habits >> 3),
+        policy: Arc::new(Policy {
+            limits: limits(habits),
+            ..(*policy((habits >> 3) ^ (bounds >> 1))).clone()
+        }),
         meters: Default::default(),
         handshake_timeout: Duration::from_secs(10),
         head_bytes_max: 512,

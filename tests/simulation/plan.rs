@@ -148,6 +148,7 @@ fn limits(rng: &mut Rng, is_low: bool) -> Limits {
         connection_joins: rate(3, 10_000),
         connection_control: rate(3, 10_000),
         user_messages: rate(6, 100_000),
+        user_rooms: rate(1, 10_000),
         ..Limits::default()
     };
     limits.rate_errors_max = rng.u32(0..20);
