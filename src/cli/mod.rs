@@ -45,6 +45,7 @@ pub mod lists;
 pub mod logging;
 pub mod options;
 pub mod policy;
+pub mod rates;
 pub mod reference;
 pub mod reload;
 pub mod rooms;

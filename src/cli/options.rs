@@ -15,10 +15,10 @@ use clap::{Args, ValueEnum};
 use super::lists::{HeaderNames, actions, header_names, origins, webhook_url};
 use super::logging::log_filter;
 use super::policy::{KeySource, Secret, key_source};
+use super::rates::{Networks, RateLimit, networks, rate, rate_of_bytes, slow_rate};
 use super::rooms::RoomTable;
 use super::units::{
-    Count, DURATION_MAX, GIB, KIB, MIB, Networks, RateLimit, address, bytes, count, count_or_auto,
-    duration, networks, rate, rate_of_bytes, slow_rate,
+    Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, count, count_or_auto, duration,
 };
 use crate::gate::{Actions, Origins};
 

@@ -265,7 +265,8 @@ fn is_loopback(address: SocketAddr) -> bool {
 mod tests {
     use super::*;
     use crate::cli::policy::Secret;
-    use crate::cli::units::{KIB, MIB, rate_of_bytes};
+    use crate::cli::rates::rate_of_bytes;
+    use crate::cli::units::{KIB, MIB};
 
     fn changed(change: impl FnOnce(&mut Options)) -> Vec<Conflict> {
         let mut options = Options::default();

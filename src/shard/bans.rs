@@ -121,7 +121,7 @@ impl Shard {
         if until < NEVER && self.bans.sweep.is_none() {
             self.bans.sweep = Some(self.wheel.insert(until, Timer::Bans));
         }
-        let connections = self.users_here(user);
+        let connections = self.connections_of(user);
         let limited = Limited::Banned;
         self.metrics
             .limits
@@ -162,7 +162,7 @@ impl Shard {
         if !matches!(code, 1000 | 4000..=4999) {
             return Err(OrderFault::BadCode(code));
         }
-        let connections = self.users_here(user);
+        let connections = self.connections_of(user);
         for connection in &connections {
             let message = BusMessage::Dismiss {
                 connection: *connection,

@@ -77,7 +77,7 @@ impl Shard {
     }
 
     /// The user's connections, where the user's home is here.
-    pub(super) fn users_here(&self, user: &UserId) -> SmallVec<[ConnectionRef; 1]> {
+    pub(super) fn connections_of(&self, user: &UserId) -> SmallVec<[ConnectionRef; 1]> {
         self.users.get(user).cloned().unwrap_or_default()
     }
 
