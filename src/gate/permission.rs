@@ -232,7 +232,8 @@ mod tests {
         let only = |action: Action| Some(Actions::NONE.with(action));
         let (silent, join) = (grant(None), grant(Some(&[Join])));
         // The rule's allow, the grant, the defaults; whether joining and publishing are allowed.
-        let table: [(Option<Actions>, Option<&Grant>, Actions, bool, bool); 8] = [
+        type Case<'a> = (Option<Actions>, Option<&'a Grant>, Actions, bool, bool);
+        let table: [Case<'_>; 8] = [
             (None, None, Actions::ALL, true, true),
             (None, None, Actions::NONE, false, false),
             (only(Join), None, Actions::ALL, true, false),

@@ -173,13 +173,15 @@ impl Rules {
     }
 
     /// Rules that can never govern a room because an earlier one means all of their names: the
-    /// places of the later and the earlier one. Finds repeats, and what stands behind a `**` in the
-    /// place of its own ending.
+    /// places of the later and the earlier one. Finds repeats, single names that the earlier pattern
+    /// means, and what stands behind a `**` in the place of its own ending.
     pub fn shadowed(&self) -> Vec<(usize, usize)> {
         let shadows = |earlier: &Glob, later: &Glob| {
-            let (earlier, later) = (earlier.as_str(), later.as_str());
-            let before = earlier.strip_suffix("**");
-            earlier == later || before.is_some_and(|b| !b.contains('*') && later.starts_with(b))
+            let text = later.as_str();
+            let before = earlier.as_str().strip_suffix("**");
+            earlier == later
+                || (!text.contains('*') && earlier.matches(text, ""))
+                || before.is_some_and(|b| !b.contains('*') && text.starts_with(b))
         };
         let mut found = Vec::new();
         for (at, rule) in self.list.iter().enumerate() {
@@ -249,12 +251,14 @@ mod tests {
 
     #[test]
     fn a_rule_behind_a_wider_one_is_found() {
-        let table: &[(&[&str], &[(usize, usize)])] = &[
+        type Case<'a> = (&'a [&'a str], &'a [(usize, usize)]);
+        let table: &[Case<'_>] = &[
             (&["chat:*", "chat:**"], &[]),
+            (&["chat:*", "chat:x", "chat:x:y"], &[(1, 0)]),
             (&["chat:**", "chat:*"], &[(1, 0)]),
             (&["a", "b", "a"], &[(2, 0)]),
             (&["x", "**", "y:**"], &[(2, 1)]),
-            (&["a*:**", "a1:b"], &[]),
+            (&["a*:**", "a1:b", "a1:*"], &[(1, 0)]),
         ];
         for (patterns, expected) in table {
             assert_eq!(rules(patterns).shadowed(), *expected, "{patterns:?}");

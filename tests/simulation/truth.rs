@@ -306,7 +306,7 @@ impl Truth {
         let window_ms = |room: &str| {
             let limits = plan.law.limits(room);
             let is_enough = limits.idempotency_keys_max >= 100;
-            is_enough.then(|| limits.idempotency_window.as_millis() as u64)
+            is_enough.then_some(limits.idempotency_window.as_millis() as u64)
         };
         let mut accepted: BTreeMap<_, Vec<(u64, usize)>> = BTreeMap::new();
         for ((room, epoch), records) in &self.rooms {
