@@ -9,7 +9,7 @@
 //! printed. Nothing here is part of a server that runs.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -262,9 +262,9 @@ pub fn run(
     Ok(Outcome { text, is_good })
 }
 
-fn read_file(path: &PathBuf) -> Result<Vec<u8>, TokenError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, TokenError> {
     read_bounded(path).map_err(|error| TokenError::Unreadable {
-        path: path.clone(),
+        path: path.to_owned(),
         error,
     })
 }

@@ -1,7 +1,6 @@
 //! The commands, from the command line to what they print.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use super::*;
 use crate::cli::{Parsed, parse_from};

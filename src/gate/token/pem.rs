@@ -86,31 +86,46 @@ const OID_P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const OID_P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 const OID_ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-/// `SEQUENCE { SEQUENCE { algorithm, parameters }, BIT STRING }`
 fn from_public_key_info(der: &[u8]) -> Result<Key, KeyFault> {
-    let (algorithm, curve, bits) = public_key_info(der).ok_or(KeyFault::BadDer)?;
-    match (algorithm, curve) {
-        (OID_RSA, _) => from_rsa_public_key(bits),
-        (OID_EC, Some(OID_P256)) => Key::on_curve(Kind::P256, bits, None),
-        (OID_EC, Some(OID_P384)) => Key::on_curve(Kind::P384, bits, None),
-        (OID_ED25519, None) => Key::on_curve(Kind::Ed25519, bits, None),
+    let info = PublicKeyInfo::read(der).ok_or(KeyFault::BadDer)?;
+    match (info.algorithm, info.curve) {
+        (OID_RSA, _) => from_rsa_public_key(info.bits),
+        (OID_EC, Some(OID_P256)) => Key::on_curve(Kind::P256, info.bits, None),
+        (OID_EC, Some(OID_P384)) => Key::on_curve(Kind::P384, info.bits, None),
+        (OID_ED25519, None) => Key::on_curve(Kind::Ed25519, info.bits, None),
         _ => Err(KeyFault::UnknownKind),
     }
 }
 
-/// The object identifiers of algorithm and curve, and the key's own bytes.
-fn public_key_info(der: &[u8]) -> Option<(&[u8], Option<&[u8]>, &[u8])> {
-    let mut whole = Der(der);
-    let mut info = Der(whole.take(Tag::Sequence)?);
-    let mut identifier = Der(info.take(Tag::Sequence)?);
-    let algorithm = identifier.take(Tag::ObjectIdentifier)?;
-    let curve = identifier.take(Tag::ObjectIdentifier);
-    let bits = info.take(Tag::BitString)?;
-    // The first byte says how many bits of the last do not count: none, in a key.
-    let (0, bits) = bits.split_first()? else {
-        return None;
-    };
-    (whole.is_done() && info.is_done()).then_some((algorithm, curve, bits))
+/// `SEQUENCE { SEQUENCE { algorithm, parameters }, BIT STRING }`
+struct PublicKeyInfo<'a> {
+    /// Object identifier of what kind of key it is.
+    algorithm: &'a [u8],
+    /// Object identifier of its curve, where the parameters are one.
+    curve: Option<&'a [u8]>,
+    /// The key itself.
+    bits: &'a [u8],
+}
+
+impl PublicKeyInfo<'_> {
+    fn read(der: &[u8]) -> Option<PublicKeyInfo<'_>> {
+        let mut whole = Der(der);
+        let mut info = Der(whole.take(Tag::Sequence)?);
+        let mut identifier = Der(info.take(Tag::Sequence)?);
+        let algorithm = identifier.take(Tag::ObjectIdentifier)?;
+        let curve = identifier.take(Tag::ObjectIdentifier);
+        let bits = info.take(Tag::BitString)?;
+        // The first byte says how many bits of the last do not count: none, in a key.
+        let (0, bits) = bits.split_first()? else {
+            return None;
+        };
+        let is_whole = whole.is_done() && info.is_done();
+        is_whole.then_some(PublicKeyInfo {
+            algorithm,
+            curve,
+            bits,
+        })
+    }
 }
 
 /// `SEQUENCE { INTEGER modulus, INTEGER exponent }`
