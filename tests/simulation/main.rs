@@ -153,7 +153,7 @@ fn run_many(start: u64, count: u64) -> Told {
 }
 
 /// What a few hundred days must have met, or they prove little.
-const MET: [&str; 42] = [
+const MET: [&str; 48] = [
     "auth_response",
     "close 1000",
     "close 1001",
@@ -162,6 +162,8 @@ const MET: [&str; 42] = [
     "close 1005",
     "close 1007",
     "close 1009",
+    "close 4001",
+    "close 4002",
     "close 4004",
     "close 4006",
     "close 4009",
@@ -171,8 +173,11 @@ const MET: [&str; 42] = [
     "close 4101",
     "close 4102",
     "close 4103",
+    "close 4105",
+    "close 4106",
     "close 4200",
     "direct_message",
+    "error 4002",
     "error 4004",
     "error 4005",
     "error 4006",
@@ -194,6 +199,7 @@ const MET: [&str; 42] = [
     "room_left",
     "room_members",
     "server_shutdown",
+    "token_expiring",
     "typing_start",
     "typing_stop",
 ];

@@ -6,12 +6,14 @@ use std::time::Duration;
 use fastrand::Rng;
 use tidewheel::address::CoreId;
 use tidewheel::gate::rate::Per;
-use tidewheel::gate::{Limits, Policy, Rate};
+use tidewheel::gate::{Authentication, FixedTokens, Grant, Limits, Policy, Rate};
+use tidewheel::protocol::UserId;
 use tidewheel::room::history::HistoryLimits;
 use tidewheel::room::home::RoomLimits;
 use tidewheel::shard::{Overflow, ShardConfig};
 
 use crate::law::{self, Law};
+use crate::truth::BASE_UNIX_MS;
 
 /// How a client treats its socket.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -46,6 +48,10 @@ pub struct Plan {
     pub is_limited: bool,
     /// Rarely: so much is published at once that a log has more segments than a write has slices.
     pub floods: bool,
+    /// Tokens are asked for.
+    pub is_guarded: bool,
+    /// When those tokens end that do, in milliseconds since 1970.
+    pub tokens_end_ms: u64,
 }
 
 fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
@@ -99,17 +105,28 @@ impl Plan {
         } else {
             rng.u64(..1 << 40)
         };
+        let mut clients: Vec<_> = (0..clients).map(|_| client(rng)).collect();
+        let is_guarded = rng.u8(..3) == 0;
+        let tokens_end_ms = BASE_UNIX_MS + rng.u64(1_000..300_000);
+        if is_guarded {
+            for (name, _) in &mut clients {
+                name.get_or_insert("guest".to_owned());
+            }
+        }
+        let policy = policy(rng, is_guarded.then_some(tokens_end_ms));
         shard.policy = Arc::new(Policy {
             rules: law::rules(shard.seed, &shard.room),
             limits,
-            ..Policy::default()
+            ..policy
         });
         Plan {
             law: Law::new(&shard, is_limited),
             flush_budget: pick(rng, &[1, 2, 3, 8, 64, 4096]),
             steps,
             rooms: rooms.map(|r| (*r).to_owned()).collect(),
-            clients: (0..clients).map(|_| client(rng)).collect(),
+            clients,
+            is_guarded,
+            tokens_end_ms,
             starts_at,
             floods,
             orders,
@@ -128,6 +145,7 @@ impl Plan {
             ..
         } = self.shard;
         let least = heartbeat_timeout.min(lag_age_max);
+        let least = least.min(self.shard.policy.auth_timeout);
         least.min(handshake_timeout).min(close_timeout) / 2
     }
 }
@@ -158,6 +176,33 @@ fn limits(rng: &mut Rng, is_low: bool) -> Limits {
         _ => {}
     }
     limits
+}
+
+/// Tokens by the names of users: `good-ann` never ends, `ends-ann` does at `tokens_end_ms`.
+fn policy(rng: &mut Rng, tokens_end_ms: Option<u64>) -> Policy {
+    let lifetime = (rng.u8(..6) == 0).then(|| ms(rng, 1_000, 300_000));
+    let mut policy = Policy {
+        auth_timeout: ms(rng, 1_000, 10_000),
+        token_expiring_notice: ms(rng, 0, 60_000),
+        connection_lifetime: lifetime,
+        ..Policy::default()
+    };
+    if tokens_end_ms.is_some() {
+        let mut tokens = FixedTokens::default();
+        for name in ["ann", "bob", "cy", "dee", "eve", "guest"] {
+            for (kind, expires_at_unix_ms) in [("good", None), ("ends", tokens_end_ms)] {
+                let grant = Grant {
+                    user: UserId::from_name(name),
+                    info: Some(Arc::from(format!("{{\"kind\":\"{kind}\"}}").as_bytes())),
+                    expires_at_unix_ms,
+                    rooms: None,
+                };
+                tokens.0.insert(format!("{kind}-{name}"), grant);
+            }
+        }
+        policy.authentication = Authentication::Fixed(Arc::new(tokens));
+    }
+    policy
 }
 
 fn room_limits(rng: &mut Rng) -> RoomLimits {

@@ -137,6 +137,9 @@ impl World {
             let may = may.iter().filter(|(may, _)| *may);
             session.allowed.extend(may.map(|(_, code)| code));
         }
+        if self.plan.shard.policy.connection_lifetime.is_some() {
+            session.allowed.insert(4105);
+        }
         let mut peer = Peer::new(client, core, temper, session, &mut self.rng);
         if self.plan.floods {
             // Megabytes through 40 bytes take longer than they teach.
@@ -172,18 +175,85 @@ impl World {
             }
             _ => {}
         }
-        if let Some(name) = name {
+        let way = self.rng.u8(..3);
+        let mut more = String::new();
+        let mut token = None;
+        if self.plan.is_guarded {
+            // A name that nobody takes.
+            target.push_str("?user_id=mallory");
+            token = Some(self.token(&mut peer, name.as_deref().unwrap_or_default()));
+        } else if let Some(name) = name {
             write!(target, "?user_id={}", percent(&name)).unwrap();
         }
+        match (&token, way) {
+            (Some(token), 0) => write!(more, "Authorization: Bearer {token}\r\n").unwrap(),
+            (Some(token), 1) => {
+                let protocols = format!("tidewheel.v1.json, tidewheel.bearer.{token}");
+                write!(more, "Sec-WebSocket-Protocol: {protocols}\r\n").unwrap();
+            }
+            _ => {}
+        }
+        let says_so = way == 2 && !target.starts_with("/echo") && !target.starts_with("/nowhere");
         let head = format!(
             "GET {target} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
         );
         peer.out.extend(head.as_bytes());
         self.trace
             .note(|| format!("client {client} connects to core {core} as peer {id}: {target}"));
         self.peers.push(peer);
         self.clients[client].current = Some(id);
+        if let Some(token) = token.filter(|_| says_so) {
+            let silent = std::mem::take(&mut self.peers[id].silent);
+            if silent && self.rng.bool() {
+                // Something else first, or nothing at all.
+                if self.rng.bool() {
+                    self.peers[id].send_text("{\"type\":\"ping\"}", 1, &mut self.rng);
+                }
+            } else {
+                self.ask(id, Question::Auth(token));
+            }
+            self.peers[id].silent = silent;
+        }
+    }
+
+    /// The token of a client that connects. Bad ones come with nonsense now and then.
+    fn token(&mut self, peer: &mut Peer, name: &str) -> String {
+        let ends = self.plan.tokens_end_ms;
+        let rng = &mut self.rng;
+        if peer.temper == Temper::Bad {
+            // It may stall before it says who it is.
+            peer.session.allowed.insert(4001);
+            if rng.u8(..6) == 0 {
+                peer.session.allowed.insert(4002);
+                peer.silent = true;
+                return "nonsense".to_owned();
+            }
+        }
+        if self.now().unix_ms < ends && self.rng.bool() {
+            // It may have ended when it arrives.
+            peer.session.allowed.extend([4106, 4002]);
+            return format!("ends-{name}");
+        }
+        format!("good-{name}")
+    }
+
+    /// What a client refreshes with.
+    fn another_token(&mut self, id: usize) -> String {
+        let peer = &mut self.peers[id];
+        let name = self.clients[peer.client].name.as_deref();
+        let name = name.unwrap_or_default();
+        if peer.temper == Temper::Bad && self.plan.is_guarded && id % 3 == 0 {
+            peer.session.allowed.insert(4002);
+            return "nonsense".to_owned();
+        }
+        let has_ending = peer.session.allowed.contains(&4106);
+        let kind = if has_ending && id % 2 == 0 {
+            "ends"
+        } else {
+            "good"
+        };
+        format!("{kind}-{name}")
     }
 
     fn say_to_echo(&mut self, id: usize) {
@@ -280,7 +350,7 @@ impl World {
                 limit: rng.bool().then(|| rng.u64(..25)),
             },
             95..99 => Question::Ping(rng.bool().then(|| "[1,{\"a\":\"b\"}]".to_owned())),
-            _ => Question::Auth,
+            _ => Question::Auth(self.another_token(id)),
         }
     }
 
@@ -413,7 +483,7 @@ impl World {
             message.to_string()
         };
         match question {
-            Question::Auth => envelope("auth", None, json!({"token": "t"})),
+            Question::Auth(token) => envelope("auth", None, json!({ "token": token })),
             Question::Join {
                 room,
                 history,

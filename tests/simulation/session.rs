@@ -17,7 +17,7 @@ use crate::truth::{Asked, Glimpse, Truth};
 /// Something that was asked with a `correlation_id`.
 #[derive(Clone, Debug)]
 pub enum Question {
-    Auth,
+    Auth(String),
     Join {
         room: String,
         history: u64,
@@ -163,11 +163,13 @@ impl Session {
         if kind == "connection_established" {
             return self.established(payload);
         }
-        if self.user.is_none() {
+        // Whoever says who it is hears that first.
+        if self.user.is_none() && kind != "auth_response" {
             return Err("before connection_established".into());
         }
         match kind {
             "error" => return self.refused(event, truth),
+            "token_expiring" if self.allowed.contains(&4106) => return Ok(()),
             "server_shutdown" => {
                 self.warned = true;
                 return Ok(());
@@ -267,6 +269,7 @@ impl Session {
             }
             (_, 4004) => true,
             (Question::Signal { .. }, 4010) => true,
+            (Question::Auth(_), 4002) => self.allowed.contains(&4002),
             (Question::Direct(n), 4014) => {
                 truth.directs[*n].refused = true;
                 true
@@ -318,7 +321,10 @@ impl Session {
             Question::Members { room } => (room.clone(), Wish::Members),
             Question::History { room, .. } => (room.clone(), Wish::History),
             Question::Signal { room } => (room.clone(), Wish::Typing),
-            Question::Auth | Question::Leave { .. } | Question::Direct(_) | Question::Ping(_) => {
+            Question::Auth(_)
+            | Question::Leave { .. }
+            | Question::Direct(_)
+            | Question::Ping(_) => {
                 return None;
             }
         })
@@ -366,7 +372,7 @@ impl Session {
         let room = event["room"].as_str();
         let peer = self.peer;
         match (&question, kind) {
-            (Question::Auth, "auth_response") => Ok(()),
+            (Question::Auth(_), "auth_response") => Ok(()),
             (Question::Ping(sent), "pong") => {
                 let wanted = sent.as_deref().unwrap_or("null");
                 let same = serde_json::from_str::<Value>(wanted).ok().as_ref() == Some(payload);
