@@ -4,6 +4,7 @@ import { Case, Server } from './harness.mjs';
 import conversation from './cases/conversation.mjs';
 import positions from './cases/positions.mjs';
 import edges from './cases/edges.mjs';
+import authentication from './cases/authentication.mjs';
 import pressure from './cases/pressure.mjs';
 import rules from './cases/rules.mjs';
 import ending from './cases/ending.mjs';
@@ -26,7 +27,7 @@ async function run(name, body, server) {
   return !fault;
 }
 
-const cases = Object.entries({ ...conversation, ...positions, ...edges, ...pressure, ...rules, ...ending, ...page })
+const cases = Object.entries({ ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...rules, ...ending, ...page })
   .filter(([name]) => !words.length || words.some(word => name.includes(word)));
 const server = await Server.start(binary);
 const failed = [];
