@@ -53,6 +53,11 @@ impl Law {
         }
     }
 
+    /// Whether users may write to each other: no token here says so.
+    pub fn allows_direct(&self) -> bool {
+        self.policy.rules.default_allow.contains(Action::Direct)
+    }
+
     pub fn rule(&self, room: &str) -> Option<&RoomRule> {
         self.policy.rules.of(room)
     }

@@ -435,7 +435,7 @@ impl World {
             rests: self.rests,
             accepted: false,
             refused: false,
-            too_fast: false,
+            not_taken: false,
             got: Default::default(),
         });
         n

@@ -264,12 +264,16 @@ impl Session {
                 true
             }
             (Question::Direct(n), 4004) => {
-                truth.directs[*n].too_fast = true;
+                truth.directs[*n].not_taken = true;
                 true
             }
             (_, 4004) => true,
             (Question::Signal { .. }, 4010) => true,
             (Question::Auth(_), 4002) => self.allowed.contains(&4002),
+            (Question::Direct(n), 4010) => {
+                truth.directs[*n].not_taken = true;
+                !self.law.allows_direct()
+            }
             (Question::Direct(n), 4014) => {
                 truth.directs[*n].refused = true;
                 true

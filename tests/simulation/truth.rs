@@ -82,8 +82,8 @@ pub struct Direct {
     pub rests: u64,
     pub accepted: bool,
     pub refused: bool,
-    /// It was refused because it came too fast.
-    pub too_fast: bool,
+    /// It was refused because it came too fast, or may not be sent.
+    pub not_taken: bool,
     /// How often each connection got it.
     pub got: BTreeMap<usize, u32>,
 }
