@@ -142,7 +142,7 @@ pub struct Messages {
 #[command(next_help_heading = "Rooms")]
 #[group(skip)]
 pub struct Rooms {
-    /// Which rooms exist: open (every name), explicit (those that a [[rooms]] pattern means)
+    /// Which rooms exist: open (every name), explicit (those that a rule of the file means)
     #[arg(long, value_name = "NAMES", value_enum, default_value_t = RoomNames::Open)]
     #[arg(hide_possible_values = true)]
     pub rooms: RoomNames,
