@@ -529,6 +529,8 @@ impl Reactor {
             self.sockets.await_header(index);
         } else if !is_full {
             self.shard.handle_address(now, index, address);
+            // It may be gone already, and its index may not be given anew before its socket is closed.
+            self.act(now);
         }
     }
 

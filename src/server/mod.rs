@@ -231,6 +231,11 @@ impl Server {
         })
     }
 
+    /// The cores, to ask and to order.
+    pub fn cores(&self) -> Arc<dyn Cores> {
+        Arc::new(Outlets(self.outlets.clone()))
+    }
+
     /// Serves until a signal says to stop and all clients have gone, or the time for that is over.
     /// A second signal ends it at once. SIGHUP reads anew what may change.
     ///

@@ -194,6 +194,7 @@ impl Shard {
         for timer in connection.take_timers() {
             self.wheel.cancel(timer);
         }
+        self.forget_crowded(&connection);
         self.generations_retired(index, connection.generation);
         // A peer that did not take its close frame gets a reset.
         let abrupt = phase == Phase::Closing && unsent;

@@ -2,7 +2,7 @@
 //!
 //! | too much of | follows |
 //! |---|---|
-//! | connections from an address | HTTP 429 with `Retry-After`, before any upgrade |
+//! | connections from an address | HTTP 429 with `Retry-After`, before any upgrade; in a flood, nothing |
 //! | messages, joins and leaves | error 4004, and the command is not obeyed; closed when that goes on |
 //! | pings and pongs | closed with 4004 |
 //! | bytes | the connection is not read for a while |
@@ -29,6 +29,10 @@ use crate::wheel::TimerId;
 /// What a client is asked to wait whose address has as many connections as it may have.
 const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(5);
 
+/// Connections of a core that may be on their way out with a 429. Each holds its place until its peer
+/// has taken that, or `--close-timeout`; an address that connects without end must not have more.
+const CROWDED_MAX: u32 = 64;
+
 /// What limits remember of one connection.
 #[derive(Default)]
 pub(super) struct Guard {
@@ -41,6 +45,8 @@ pub(super) struct Guard {
     user: Option<Arc<UserMeter>>,
     /// Refusals in the running minute.
     excess: Budget,
+    /// It is on its way out because its address has too many.
+    is_crowded: bool,
     /// It is not read until this timer: it sent too many bytes.
     pub throttle: Option<TimerId>,
 }
@@ -69,7 +75,27 @@ impl Shard {
         connection.guard().address = Some(address);
         if !is_proxy && let Err((crowded, bytes)) = self.take_place(index, address) {
             self.count_crowded(crowded);
-            self.begin_close_with(index, 1000, &bytes);
+            self.turn_away_crowded(index, &bytes);
+        }
+    }
+
+    /// Answers that an address has too many connections; where many are being answered, hangs up
+    /// instead.
+    fn turn_away_crowded(&mut self, index: u32, response: &[u8]) {
+        if self.crowded >= CROWDED_MAX {
+            return self.drop_connection(index, 1006);
+        }
+        if let Some(connection) = self.connections.get_mut(index) {
+            connection.guard().is_crowded = true;
+            self.crowded += 1;
+        }
+        self.begin_close_with(index, 1000, response);
+    }
+
+    /// A connection is gone.
+    pub(super) fn forget_crowded(&mut self, connection: &Connection) {
+        if connection.guard.as_ref().is_some_and(|g| g.is_crowded) {
+            self.crowded -= 1;
         }
     }
 

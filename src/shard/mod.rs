@@ -158,6 +158,8 @@ pub struct Shard {
     rooms_forgotten: u64,
     users: UserMap<SmallVec<[ConnectionRef; 1]>>,
     bans: Bans,
+    /// Connections that are on their way out because their address has too many.
+    crowded: u32,
     wheel: Wheel<Timer>,
 
     queued_connections: VecDeque<u32>,
@@ -212,6 +214,7 @@ impl Shard {
             rooms_forgotten: 0,
             users: UserMap::new(hasher.clone()),
             bans: Bans::new(hasher.clone(), BANS_MAX),
+            crowded: 0,
             hasher,
             wheel: Wheel::new(now.mono),
             queued_connections: VecDeque::new(),

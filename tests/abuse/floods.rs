@@ -430,6 +430,29 @@ fn an_address_has_so_many_connections_whether_or_not_they_say_anything() {
 }
 
 #[test]
+fn a_flood_from_one_address_holds_few_places_while_it_is_turned_away() {
+    let mut node = Node::limited(|limits| limits.connections_per_address_max = Some(10));
+    let peers: Vec<Peer> = (0..5_000)
+        .map(|_| node.accept_from(0, "192.0.2.1"))
+        .collect();
+    assert_eq!(node.metrics().connections.open_total(), 10 + 64);
+    let answered = peers.iter().filter(|p| node.outcome(**p) == "http 429");
+    assert_eq!(answered.count(), 64, "the others are hung up on");
+    assert_eq!(
+        node.metrics().limits.met.of(Limited::AddressConnections),
+        4_990
+    );
+    node.advance(Duration::from_secs(3));
+    assert_eq!(node.metrics().connections.open_total(), 10);
+    let peer = node.accept_from(0, "192.0.2.1");
+    assert_eq!(
+        node.outcome(peer),
+        "http 429",
+        "there is time for an answer again"
+    );
+}
+
+#[test]
 fn whoever_is_no_proxy_cannot_lend_itself_another_address() {
     let mut node = Node::limited(|limits| {
         limits.connections_per_address_max = Some(1);

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
+use tidewheel::bus::{Order, OrderReply};
 use tidewheel::cli::host::Host;
 use tidewheel::cli::policy::policy;
 use tidewheel::cli::settings::settings;
 use tidewheel::cli::{Parsed, parse_from};
 use tidewheel::codec::websocket::{Data, OpCode};
+use tidewheel::control::Cores;
+use tidewheel::protocol::UserId;
 use tidewheel::server::Server;
 
 use crate::node::{UPGRADE, frame, head};
 
 /// Where a server listens that runs until the tests end, and its admin listener.
-#[derive(Copy, Clone)]
 struct Node {
     listen: SocketAddr,
     admin: SocketAddr,
+    cores: Arc<dyn Cores>,
 }
 
 impl Node {
@@ -39,6 +42,7 @@ impl Node {
         let node = Node {
             listen: server.listen,
             admin: server.admin_listen,
+            cores: server.cores(),
         };
         // Its cores are threads that end with the process.
         std::mem::forget(server);
@@ -56,6 +60,18 @@ impl Node {
         stream.set_read_timeout(patience).unwrap();
         stream.set_nodelay(true).unwrap();
         stream
+    }
+
+    /// Has an order carried out on all cores. How many connections were told to close.
+    fn order(&self, order: &Order) -> usize {
+        let (sender, answers) = std::sync::mpsc::channel();
+        for core in 0..self.cores.count() {
+            let sender = sender.clone();
+            let reply = OrderReply::new(move |obeyed| sender.send(obeyed).unwrap());
+            self.cores.order(core, order.clone(), reply);
+        }
+        drop(sender);
+        answers.iter().map(Result::unwrap).sum()
     }
 
     /// A metric's value, summed over its labels.
@@ -244,6 +260,50 @@ fn an_address_in_a_header_counts_only_from_a_trusted_proxy() {
         assert_eq!(status(&mut stream), expected, "{from} says {says}");
         held.push(stream);
     }
+}
+
+#[test]
+fn orders_reach_a_user_on_whichever_core() {
+    let node = Node::start(&[]);
+    let user = || UserId::from_name("ann");
+    let mut streams: Vec<TcpStream> = (0..12)
+        .map(|n| {
+            let mut stream = node.connect_from(25 + n % 3);
+            let head = head("/ws?user_id=ann");
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut first = vec![0; 1_024];
+            // The response, and `connection_established` with it or behind it.
+            while !first.windows(11).any(|w| w == b"established") {
+                assert!(stream.read(&mut first).unwrap() > 0);
+            }
+            stream
+        })
+        .collect();
+    let (lasts, reason) = (None, "bye".into());
+    let kick = Order::Disconnect {
+        user: user(),
+        code: 4012,
+        reason,
+    };
+    assert_eq!(node.order(&kick), 12);
+    for stream in &mut streams {
+        // Whatever was left of what came before is followed by the close frame.
+        let all = read_all(stream);
+        assert!(
+            all.ends_with(&[0x88, 5, 0x0f, 0xac, b'b', b'y', b'e']),
+            "{all:?}"
+        );
+    }
+    let ban = Order::Ban {
+        user: user(),
+        lasts,
+    };
+    assert_eq!(node.order(&ban), 0, "they are gone");
+    let mut again = node.connect_from(28);
+    again.write_all(head("/ws?user_id=ann").as_bytes()).unwrap();
+    let all = read_all(&mut again);
+    assert!(all.windows(4).any(|w| w == [0x88, 13, 0x0f, 0xa9]), "4009");
+    assert!(!all.windows(11).any(|w| w == b"established"));
 }
 
 #[test]
