@@ -44,6 +44,7 @@ impl Startup<'_> {
             self.backlog_lowered(),
             self.more_shards_than_cores(),
             self.anonymous_from_outside(),
+            self.everyone_at_one_address(),
         ]
         .into_iter()
         .flatten()
@@ -95,6 +96,21 @@ impl Startup<'_> {
         (is_open && self.options.authentication.auth == AuthMethod::None).then(|| {
             format!(
                 "--insecure-allow-anonymous: whoever reaches {} may read and write every room",
+                self.listen
+            )
+        })
+    }
+
+    /// Whoever reaches a loopback address from outside comes through a proxy.
+    fn everyone_at_one_address(&self) -> Option<String> {
+        let limits = &self.options.limits;
+        let are_counted =
+            limits.limit_address_connects.0.is_some() || limits.max_connections_per_address > 0;
+        let is_loopback = self.listen.ip().to_canonical().is_loopback();
+        (are_counted && is_loopback && limits.trusted_proxies.0.is_empty()).then(|| {
+            format!(
+                "limits on addresses are set, and {} is reached from this machine alone: behind a proxy \
+                 all clients count as one; name it in --trusted-proxies",
                 self.listen
             )
         })
@@ -174,6 +190,7 @@ impl Display for Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::rates::networks;
 
     const HOST: Host = Host {
         cores: 2,
@@ -240,6 +257,18 @@ warning: --shards 4 is more than the 2 cores here: they will take turns
 warning: --insecure-allow-anonymous: whoever reaches 0.0.0.0:80 may read and write every room
 ";
         assert_eq!(summary(change, &host, false), expected);
+    }
+
+    #[test]
+    fn limits_on_addresses_that_would_count_the_proxy_are_said() {
+        let told = |trusted: &str| {
+            let change = |options: &mut Options| {
+                options.limits.max_connections_per_address = 5;
+                options.limits.trusted_proxies = networks(trusted).unwrap();
+            };
+            summary(change, &HOST, true).contains("name it in --trusted-proxies")
+        };
+        assert!(told("none") && !told("127.0.0.1"));
     }
 
     #[test]
