@@ -285,7 +285,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        println!("{} bytes", size_of::<Connection>());
         assert!(
             size_of::<Connection>() <= 128,
             "{} bytes",
