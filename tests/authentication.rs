@@ -109,6 +109,8 @@ impl Node {
     /// A connection, upgraded.
     fn open(&mut self, target: &str, more: &str) -> u32 {
         let index = self.shard.handle_accept(self.now);
+        let address = "192.0.2.7".parse().unwrap();
+        self.shard.handle_address(self.now, index, address);
         if let Some(bytes) = self.wire.0.get_mut(index as usize) {
             bytes.clear();
         }
@@ -660,6 +662,7 @@ fn the_backend_is_asked_and_what_was_sent_meanwhile_waits_for_its_verdict() {
     let question = node.shard.poll_question().unwrap();
     assert_eq!(question.token.as_deref(), Some("t"));
     assert_eq!(question.room.as_deref(), Some("r"));
+    assert_eq!(&*question.address, "192.0.2.7");
     let passed: Vec<_> = question.headers.iter().map(|(n, v)| (&**n, &**v)).collect();
     assert_eq!(passed, [("cookie", "c=1"), ("user-agent", "a")]);
     assert!(!format!("{question:?}").contains("c=1"));

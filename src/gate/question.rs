@@ -20,7 +20,8 @@ pub struct Question {
     pub headers: Vec<(Box<str>, Box<str>)>,
     /// The room that the path names.
     pub room: Option<Box<str>>,
-    /// The peer's address as text. The shard does not know it: whoever has the socket fills it in.
+    /// The client's address as text, empty where it is not known. Where a trusted proxy speaks for
+    /// it, that is what the proxy says.
     pub address: Box<str>,
 }
 

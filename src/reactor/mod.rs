@@ -400,12 +400,6 @@ impl Reactor {
     fn ask(&mut self, now: Now) {
         while let Some(question) = self.shard.poll_question() {
             let connection = question.connection;
-            let address = self.sockets.peer_address(connection.index);
-            let address = address.map_or_else(Box::default, |ip| ip.to_string().into());
-            let question = Question {
-                address,
-                ..question
-            };
             let questions = self.questions.as_ref();
             let is_asked = questions.is_some_and(|questions| questions.try_send(question).is_ok());
             if !is_asked {

@@ -1,7 +1,7 @@
 //! The sockets of one core, by the index of their connection.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{IpAddr, Shutdown};
+use std::net::Shutdown;
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -101,16 +101,6 @@ impl Sockets {
     /// How many are open.
     pub fn len(&self) -> usize {
         self.open
-    }
-
-    /// The address at the other end of a connection, while the system knows it. IPv4 is itself, also
-    /// where it came in over IPv6.
-    pub fn peer_address(&self, index: u32) -> Option<IpAddr> {
-        let socket = self.slots.get(index as usize)?.as_ref()?;
-        let address = match &socket.stream {
-            Stream::Plain(stream) => stream.peer_addr(),
-        };
-        address.ok().map(|address| address.ip().to_canonical())
     }
 
     /// Whether none is.

@@ -158,6 +158,7 @@ impl Shard {
         let Some(connection) = self.reference(index) else {
             return;
         };
+        let address = self.address_of(index).map(|address| address.to_string());
         let Some(known) = self.connections.get_mut(index) else {
             return;
         };
@@ -178,7 +179,7 @@ impl Shard {
             token: token.map(Box::from),
             headers: waiting.headers.clone(),
             room: waiting.room.as_deref().map(Box::from),
-            address: Box::default(),
+            address: address.unwrap_or_default().into(),
         };
         self.questions.push_back(question);
         self.pause_if_needed(index);

@@ -17,7 +17,7 @@ use crate::address::PeerAddress;
 use crate::codec::http::{Head, Response, encode_response};
 use crate::gate::meters::{Crowded, Place, UserMeter};
 use crate::gate::rate::{Bucket, Rate};
-use crate::gate::{Excess, Limits, client_address};
+use crate::gate::{Authentication, Excess, Limits, Policy, client_address};
 use crate::metrics::{Limited, Reject};
 use crate::protocol::{Code, Command, UserId};
 use crate::session::Budget;
@@ -63,8 +63,14 @@ impl Shard {
     /// apply now. A connection for which this is not called has no address, and no limits by it.
     pub fn handle_address(&mut self, now: Now, index: u32, address: PeerAddress) {
         self.set_now(now);
-        let limits = &self.config.policy.limits;
-        if !limits.meter_addresses() {
+        let Policy {
+            limits,
+            authentication,
+            ..
+        } = &*self.config.policy;
+        let is_counted = limits.meter_addresses();
+        // The operator's backend is told, too.
+        if !is_counted && !matches!(authentication, Authentication::Webhook(_)) {
             return;
         }
         let is_proxy = limits.trusts(address);
@@ -73,7 +79,10 @@ impl Shard {
             return;
         };
         connection.guard().address = Some(address);
-        if !is_proxy && let Err((crowded, bytes)) = self.take_place(index, address) {
+        if is_counted
+            && !is_proxy
+            && let Err((crowded, bytes)) = self.take_place(index, address)
+        {
             self.count_crowded(crowded);
             self.turn_away_crowded(index, &bytes);
         }
@@ -118,10 +127,21 @@ impl Shard {
         if self.config.policy.limits.trusts(client) {
             return Ok(());
         }
+        if !self.config.policy.limits.meter_addresses() {
+            if let Some(connection) = self.connections.get_mut(index) {
+                connection.guard().address = Some(client);
+            }
+            return Ok(());
+        }
         self.take_place(index, client).map_err(|(crowded, bytes)| {
             self.count_crowded(crowded);
             bytes
         })
+    }
+
+    /// Where the client of a connection is, as far as that is known.
+    pub(super) fn address_of(&self, index: u32) -> Option<PeerAddress> {
+        self.connections.get(index)?.guard.as_deref()?.address
     }
 
     /// Counts a connection among those of an address; where it may not come in, says why, and the
