@@ -102,7 +102,8 @@ mod tests {
     fn the_first_of_three_places_that_has_a_credential_gives_it() {
         use AuthWay::{Header, Subprotocol, Url};
         let bearer: &[&str] = &["x", "tidewheel.bearer.b.c-d_e", "tidewheel.v1.json"];
-        let table: &[(&str, &str, &[&str], Result<Option<(AuthWay, &str)>, ()>)] = &[
+        type Found = Result<Option<(AuthWay, &'static str)>, ()>;
+        let table: &[(&str, &str, &[&str], Found)] = &[
             ("/ws", "", &[], Ok(None)),
             (
                 "/ws",

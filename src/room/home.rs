@@ -38,6 +38,9 @@ struct Occupancy {
 
 type Occupancies = SmallVec<[Occupancy; 1]>;
 
+/// What is told about a user: one JSON value.
+type Info = Option<Arc<[u8]>>;
+
 /// What passes between users without being stored.
 #[derive(Copy, Clone, Default, Debug)]
 struct Signals {
@@ -117,7 +120,7 @@ pub struct HomeRoom {
     signals: Option<Box<UserMap<Signals>>>,
     accepted: Option<Box<Accepted>>,
     /// What is told about users that are here, where there is something to tell.
-    infos: Option<Box<UserMap<Option<Arc<[u8]>>>>>,
+    infos: Option<Box<UserMap<Info>>>,
     /// Joins and leaves not told yet, in a room above the presence limit.
     pub summary: Summary,
     /// Since when nobody is in the room.

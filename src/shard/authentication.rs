@@ -142,7 +142,7 @@ impl Shard {
         match judged {
             Ok(grant) => self.accept(index, way, Arc::new(grant), correlation_id),
             Err((refusal, reason)) => {
-                self.refuse_credential(index, refusal, &reason, correlation_id)
+                self.refuse_credential(index, refusal, &reason, correlation_id);
             }
         }
     }

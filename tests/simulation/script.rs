@@ -243,12 +243,12 @@ impl World {
         let peer = &mut self.peers[id];
         let name = self.clients[peer.client].name.as_deref();
         let name = name.unwrap_or_default();
-        if peer.temper == Temper::Bad && self.plan.is_guarded && id % 3 == 0 {
+        if peer.temper == Temper::Bad && self.plan.is_guarded && id.is_multiple_of(3) {
             peer.session.allowed.insert(4002);
             return "nonsense".to_owned();
         }
         let has_ending = peer.session.allowed.contains(&4106);
-        let kind = if has_ending && id % 2 == 0 {
+        let kind = if has_ending && id.is_multiple_of(2) {
             "ends"
         } else {
             "good"
