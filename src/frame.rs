@@ -23,6 +23,17 @@ impl Frame {
         }
     }
 
+    /// Bytes of memory that the frame holds, whoever shares it.
+    pub fn heap_bytes(&self) -> usize {
+        // The two counts of an `Arc` stand before what it holds.
+        self.memory.len() + 2 * size_of::<usize>()
+    }
+
+    /// How many hold the frame. Another core may let go of it at any moment.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.memory)
+    }
+
     /// The application data, without the frame header.
     pub fn body(&self) -> &[u8] {
         let header = match self.get(1).map(|b| b & 0x7f) {
@@ -97,6 +108,16 @@ impl SpareFrames {
             None => return Frame::new(wire),
         }
         Frame { memory, len }
+    }
+
+    /// Bytes of memory that are kept.
+    pub fn kept_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Lets go of what is kept.
+    pub fn release(&mut self) {
+        *self = SpareFrames::default();
     }
 
     /// Keeps a frame's memory, unless it is of an odd size or what is kept is enough.

@@ -63,6 +63,8 @@ struct Parts {
 #[derive(Default, Debug)]
 pub struct Batch {
     parts: Parts,
+    /// What its messages keep alive, in bytes, without those in `parts`.
+    weight: usize,
     /// Where its memory came from, and goes back.
     home: Option<Sender<Parts>>,
 }
@@ -70,6 +72,7 @@ pub struct Batch {
 impl Batch {
     /// Appends a message. Its bytes, if it has some, were kept here before.
     pub fn push(&mut self, message: BusMessage) {
+        self.weight += message.weight();
         self.parts.messages.push(message);
     }
 
@@ -118,8 +121,7 @@ impl Batch {
 
     /// Bytes that the batch keeps alive while it waits, roughly.
     pub fn weight(&self) -> usize {
-        let messages = self.parts.messages.iter().map(BusMessage::weight);
-        self.parts.bytes.len() + messages.sum::<usize>()
+        self.parts.bytes.len() + self.weight
     }
 }
 
@@ -158,6 +160,7 @@ impl Batches {
     pub fn batch(&self) -> Batch {
         Batch {
             parts: self.spares.try_recv().unwrap_or_default(),
+            weight: 0,
             home: Some(self.home.clone()),
         }
     }

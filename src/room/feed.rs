@@ -267,6 +267,12 @@ impl Feed {
             .map_or(0, |m| self.log.head() - m.cursor)
     }
 
+    /// Bytes of the log that are there for this member and nobody else, or its part of them.
+    pub fn held_alone_by(&self, index: u32) -> usize {
+        let member = self.members.get(index as usize).filter(|m| m.pinned);
+        member.map_or(0, |m| self.log.held_alone_at(m.cursor))
+    }
+
     /// When the oldest frame that a member has not wholly taken was accepted.
     pub fn oldest_pending(&self, index: u32) -> Option<Instant> {
         let member = self.members.get(index as usize)?;

@@ -17,6 +17,8 @@ struct Kept {
 pub struct History {
     kept: VecDeque<Kept>,
     bytes: usize,
+    /// Memory of the frames: more than `bytes` by what lies behind each of them.
+    held: usize,
     newest: u64,
 }
 
@@ -33,7 +35,7 @@ impl History {
         if limits.messages_max == 0 || wire.len() > limits.bytes_max {
             // What does not fit itself leaves nothing before it that could be replayed without gap.
             self.kept = VecDeque::new();
-            self.bytes = 0;
+            (self.bytes, self.held) = (0, 0);
             return;
         }
         self.bytes += wire.len();
@@ -45,6 +47,7 @@ impl History {
             }
         }
         let frame = spares.frame(wire);
+        self.held += frame.heap_bytes();
         self.kept.push_back(Kept { frame, at });
     }
 
@@ -63,7 +66,7 @@ impl History {
     }
 
     /// Lets go of what is over bounds that have changed, but for those of age.
-    pub fn trim(&mut self, limits: &HistoryLimits) {
+    pub fn narrow(&mut self, limits: &HistoryLimits) {
         while self.kept.len() > limits.messages_max || self.bytes > limits.bytes_max {
             if self.pop_oldest().is_none() {
                 break;
@@ -77,7 +80,24 @@ impl History {
     fn pop_oldest(&mut self) -> Option<Frame> {
         let Kept { frame, .. } = self.kept.pop_front()?;
         self.bytes -= frame.len();
+        self.held -= frame.heap_bytes();
         Some(frame)
+    }
+
+    /// Lets go of the oldest messages, `count_max` at most, until those that are left have no more
+    /// than `bytes_max`. Answers how many went. What is asked for later is then told as not whole.
+    pub fn trim(&mut self, bytes_max: usize, count_max: usize) -> usize {
+        let mut count = 0;
+        while self.bytes > bytes_max && count < count_max && self.pop_oldest().is_some() {
+            count += 1;
+        }
+        self.kept.shrink_to(self.kept.len() + self.kept.len() / 4);
+        count
+    }
+
+    /// Bytes of memory that the history holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.held + self.kept.capacity() * size_of::<Kept>()
     }
 
     /// The newest message's offset, kept or not.
@@ -172,12 +192,25 @@ mod tests {
     #[test]
     fn narrower_bounds_let_the_oldest_go() {
         let mut history = filled(5, &limits(100, 100, 0));
-        history.trim(&limits(100, 4, 0));
+        history.narrow(&limits(100, 4, 0));
         assert_eq!((history.bytes(), history.complete_since()), (4, 1));
-        history.trim(&limits(2, 100, 0));
+        history.narrow(&limits(2, 100, 0));
         assert_eq!(texts(history.last(9)), [[4], [5]]);
-        history.trim(&limits(0, 100, 0));
+        history.narrow(&limits(0, 100, 0));
         assert_eq!((history.newest(), history.complete_since()), (5, 5));
+    }
+
+    #[test]
+    fn a_trim_takes_the_oldest_and_what_is_left_is_whole() {
+        let mut history = filled(5, &limits(100, 100, 0));
+        let before = history.heap_bytes();
+        assert_eq!(history.trim(3, 1), 1, "not more than asked for");
+        assert_eq!(history.trim(3, 9), 1);
+        assert_eq!(texts(history.last(9)), [[3], [4], [5]]);
+        assert_eq!((history.newest(), history.complete_since()), (5, 2));
+        assert!(history.heap_bytes() < before);
+        assert_eq!(history.trim(0, 9), 3);
+        assert_eq!(history.heap_bytes(), 0);
     }
 
     #[test]

@@ -29,6 +29,21 @@ const MEMBERS_LISTED_MAX: usize = 1_000;
 
 pub use crate::gate::RoomLimits;
 
+/// What a user in a room costs there, in bytes: an entry of the table, its place in the index, its
+/// connections. `tests/footprint.rs` measures it.
+const MEMBER_BYTES: usize = 96;
+
+/// Bytes of memory that a room holds, besides its own entry.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Messages for those who come late.
+    pub history: usize,
+    /// Keys of accepted publishes.
+    pub keys: usize,
+    /// Who is in the room, who types, how far they have read.
+    pub members: usize,
+}
+
 /// One connection's membership, as the home knows it.
 #[derive(Copy, Clone, Debug)]
 struct Occupancy {
@@ -169,6 +184,36 @@ impl HomeRoom {
     /// Bytes that history holds.
     pub fn history_bytes(&self) -> usize {
         self.history.bytes()
+    }
+
+    /// What the room holds, in bytes of memory. Some loads, whatever the room's size.
+    pub fn held(&self) -> Held {
+        let keys = self.accepted.as_ref().map_or(0, |keys| keys.heap_bytes());
+        let signals = self.signals.as_ref().map_or(0, |signals| signals.len());
+        Held {
+            history: self.history.heap_bytes(),
+            keys,
+            members: (self.connections as usize + signals) * MEMBER_BYTES,
+        }
+    }
+
+    /// Lets go of the older half of the history, in bytes, or of `count_max` messages. Answers how
+    /// many went.
+    pub fn trim_history(&mut self, count_max: usize) -> usize {
+        self.history.trim(self.history.bytes() / 2, count_max)
+    }
+
+    /// Forgets the older half of the accepted publishes, or `count_max` of them. Answers how many
+    /// went: a repeat of one of those is accepted once more.
+    pub fn forget_keys(&mut self, count_max: usize) -> usize {
+        let Some(accepted) = self.accepted.as_mut() else {
+            return 0;
+        };
+        let count = accepted.forget_half(count_max);
+        if accepted.is_empty() {
+            self.accepted = None;
+        }
+        count
     }
 
     /// The cores with members.
@@ -463,7 +508,7 @@ impl HomeRoom {
 
     /// Lets go of what is over bounds that have changed.
     pub fn follow(&mut self, now: Instant, limits: &RoomLimits) {
-        self.history.trim(&limits.history);
+        self.history.narrow(&limits.history);
         self.history.expire(now, &limits.history);
         if limits.idempotency_keys_max == 0 {
             self.accepted = None;

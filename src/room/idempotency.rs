@@ -133,6 +133,33 @@ impl Accepted {
         self.first = first.wrapping_add(1);
     }
 
+    /// Forgets the older half, or `count_max` of it. Answers how many went.
+    pub fn forget_half(&mut self, count_max: usize) -> usize {
+        let count = self.entries.len().div_ceil(2).min(count_max);
+        for _ in 0..count {
+            self.forget_oldest();
+        }
+        self.entries.shrink_to_fit();
+        let Accepted {
+            entries,
+            first,
+            index,
+            hasher,
+        } = self;
+        index.shrink_to_fit(|number| {
+            let entry = entries.get(number.wrapping_sub(*first) as usize);
+            entry.map_or(0, |entry| {
+                hasher.hash_one((entry.user.as_ref(), entry.id.as_bytes()))
+            })
+        });
+        count
+    }
+
+    /// Bytes of memory that the keys hold.
+    pub fn heap_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>() + self.index.allocation_size()
+    }
+
     /// How many keys are remembered.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -92,21 +92,57 @@ struct Body {
     entries: VecDeque<Entry>,
 }
 
-/// Buffers of emptied logs, kept so that a busy core allocates nothing for a message.
+impl Body {
+    fn heap_bytes(&self) -> usize {
+        let segments = self.segments.iter().map(|s| s.bytes.capacity());
+        segments.sum::<usize>() + self.entries.capacity() * size_of::<Entry>()
+    }
+}
+
+/// Buffers of emptied logs, kept so that a busy core allocates nothing for a message; and the sum of
+/// what the core's logs hold, because every log comes by here when it takes memory or gives it back.
 #[derive(Default)]
 pub struct Spares {
     #[allow(clippy::vec_box, reason = "a log takes the box as it is")]
     bodies: Vec<Box<Body>>,
     /// Emptied lists of [`super::feed`].
     exclusions: Vec<VecDeque<Exclusion>>,
+    /// Bytes of all logs.
+    held: usize,
+    /// Bytes of `bodies`.
+    kept: usize,
 }
 
 impl Spares {
     fn take(&mut self) -> Box<Body> {
-        self.bodies.pop().unwrap_or_default()
+        let Some(body) = self.bodies.pop() else {
+            return Box::default();
+        };
+        let bytes = body.heap_bytes();
+        self.kept -= bytes;
+        self.held += bytes;
+        body
+    }
+
+    /// Bytes of memory that all logs hold which were filled and trimmed with these spares.
+    pub fn held_bytes(&self) -> usize {
+        self.held
+    }
+
+    /// Bytes of memory that wait here for the next log.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept
+    }
+
+    /// Lets go of what waits here.
+    pub fn release(&mut self) {
+        self.bodies = Vec::new();
+        self.exclusions = Vec::new();
+        self.kept = 0;
     }
 
     fn give(&mut self, mut body: Box<Body>) {
+        self.held -= body.heap_bytes();
         if self.bodies.len() >= SPARES_MAX {
             return;
         }
@@ -118,6 +154,7 @@ impl Spares {
             segment.bytes.shrink_to(SEGMENT_BYTES);
             segment.pins = 0;
         }
+        self.kept += body.heap_bytes();
         self.bodies.push(body);
     }
 
@@ -170,13 +207,20 @@ impl Log {
 
     /// Bytes of memory that the log holds.
     pub fn heap_bytes(&self) -> usize {
-        self.body.as_ref().map_or(0, |body| {
-            body.segments
-                .iter()
-                .map(|s| s.bytes.capacity())
-                .sum::<usize>()
-                + body.entries.capacity() * size_of::<Entry>()
-        })
+        self.body.as_ref().map_or(0, |body| body.heap_bytes())
+    }
+
+    /// Bytes that would be free soon if nobody held the log at `cursor`: the segments from there to
+    /// the next one that is held, divided among those who hold the first. None where others hold
+    /// what lies before it.
+    pub fn held_alone_at(&self, cursor: Position) -> usize {
+        let Some(body) = &self.body else { return 0 };
+        let Some(first) = body.segments.front().filter(|s| cursor < s.end()) else {
+            return 0;
+        };
+        let after = body.segments.iter().skip(1).take_while(|s| s.pins == 0);
+        let bytes = after.map(|s| s.bytes.capacity()).sum::<usize>() + first.bytes.capacity();
+        bytes / (first.pins.max(1) as usize)
     }
 
     /// Appends one frame.
@@ -205,14 +249,21 @@ impl Log {
             Some(last)
                 if last.bytes.is_empty() || last.bytes.len() + frame.len() <= SEGMENT_BYTES =>
             {
+                let before = last.bytes.capacity();
                 last.bytes.extend_from_slice(frame);
+                spares.held += last.bytes.capacity() - before;
             }
-            _ => body.segments.push_back(Segment {
-                start,
-                bytes: frame.to_vec(),
-                pins: 0,
-            }),
+            _ => {
+                let bytes = frame.to_vec();
+                spares.held += bytes.capacity();
+                body.segments.push_back(Segment {
+                    start,
+                    bytes,
+                    pins: 0,
+                });
+            }
         }
+        let before = body.entries.capacity();
         body.entries.push_back(Entry {
             end: self.head,
             at,
@@ -220,6 +271,7 @@ impl Log {
             note,
             through: self.appended,
         });
+        spares.held += (body.entries.capacity() - before) * size_of::<Entry>();
     }
 
     /// The bytes from `from` to `to` (at most the head), as slices in order. Empty where nothing is
@@ -287,6 +339,7 @@ impl Log {
                 }
                 return;
             }
+            spares.held -= first.bytes.capacity();
             body.segments.pop_front();
         }
         let tail = body.segments.front().map_or(self.head, |s| s.start);

@@ -67,6 +67,26 @@ impl<T> RoomTable<T> {
         self.rooms.get_mut(index as usize).map(|(_, room)| room)
     }
 
+    /// The first room at `index` or behind it, where to look next, and on from the start when the end
+    /// is reached; none in an empty table. At most a few hundred free places are passed over in a call:
+    /// then the room is one that is not there.
+    pub fn cycle(&self, index: u32) -> Option<(u32, u32)> {
+        const PASSED_MAX: u32 = 256;
+        if self.rooms.is_empty() {
+            return None;
+        }
+        let end = self.rooms.capacity() as u32;
+        let mut at = if index < end { index } else { 0 };
+        for _ in 0..PASSED_MAX {
+            let next = if at + 1 < end { at + 1 } else { 0 };
+            if self.rooms.contains(at as usize) {
+                return Some((at, next));
+            }
+            at = next;
+        }
+        Some((at, at))
+    }
+
     /// All rooms with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &RoomKey, &T)> {
         self.rooms

@@ -3,7 +3,7 @@
 
 mod queue;
 
-pub use queue::{Class, Queue, SpareQueues};
+pub use queue::{Class, Lent, Queue, SpareQueues};
 
 use crate::time::Instant;
 

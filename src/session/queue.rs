@@ -5,6 +5,7 @@
 //! remembered, so a write that was cut short goes on in the middle of a frame.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 
 use crate::frame::Frame;
 use crate::metrics::Kind;
@@ -56,6 +57,8 @@ struct Chunk {
     class: Class,
     at: Instant,
     frames: u64,
+    /// Memory that it is charged with: its own, or its share of a frame that others hold too.
+    held: usize,
     /// It begins in the middle of a frame whose beginning the kernel has.
     is_rest: bool,
 }
@@ -70,6 +73,8 @@ pub struct Queue {
     data_bytes: usize,
     /// Memory of a chunk that was written, for the next one.
     buffer: Vec<u8>,
+    /// Memory of all chunks, as they are charged with it.
+    held: usize,
 }
 
 impl Queue {
@@ -83,16 +88,21 @@ impl Queue {
             && own.len() + bytes.len() <= GATHER_BYTES
         {
             own.extend_from_slice(bytes);
+            self.held += own.capacity() - last.held;
+            last.held = own.capacity();
             last.frames += frames;
             return;
         }
         let mut own = std::mem::take(&mut self.buffer);
         own.extend_from_slice(bytes);
+        let held = own.capacity();
+        self.held += held;
         self.chunks.push_back(Chunk {
             bytes: Bytes::Own(own),
             class,
             at,
             frames,
+            held,
             is_rest: false,
         });
     }
@@ -100,11 +110,17 @@ impl Queue {
     /// Appends a shared frame.
     pub fn push_shared(&mut self, frame: Frame, class: Class, at: Instant) {
         self.account(class, frame.len(), true);
+        // Whoever else holds the frame now, history first of all, may let go of it before this queue
+        // does. A frame that a thousand queues hold is not a thousand frames, though: each later one
+        // is charged with a smaller part, and all together with a few times the frame at the most.
+        let held = frame.heap_bytes() / frame.holders().saturating_sub(1).max(1);
+        self.held += held;
         self.chunks.push_back(Chunk {
             bytes: Bytes::Shared(frame),
             class,
             at,
             frames: 1,
+            held,
             is_rest: false,
         });
     }
@@ -117,12 +133,16 @@ impl Queue {
         debug_assert!(!self.is_mid_frame(), "two frames under way at once");
         self.account(class, rest.len(), true);
         let frames = u64::from(class.kind().is_some());
-        let bytes = Bytes::Own(rest.to_vec());
+        let own = rest.to_vec();
+        let held = own.capacity();
+        self.held += held;
+        let bytes = Bytes::Own(own);
         self.chunks.push_front(Chunk {
             bytes,
             class,
             at,
             frames,
+            held,
             is_rest: true,
         });
     }
@@ -161,6 +181,7 @@ impl Queue {
             let (class, len, frames) = (front.class, front.bytes.as_slice().len(), front.frames);
             self.account(class, len, false);
             if let Some(chunk) = self.chunks.pop_front() {
+                self.held -= chunk.held;
                 self.keep_buffer(chunk.bytes);
             }
             if let Some(kind) = class.kind() {
@@ -183,6 +204,16 @@ impl Queue {
     /// Bytes of memory that an empty queue holds.
     fn spare_bytes(&self) -> usize {
         size_of::<Queue>() + self.chunks.capacity() * size_of::<Chunk>() + self.buffer.capacity()
+    }
+
+    /// Bytes of memory that the queue holds. A few loads.
+    pub fn heap_bytes(&self) -> usize {
+        self.spare_bytes() + self.held
+    }
+
+    /// The same, added up chunk by chunk: what the sum that is kept must be.
+    pub fn recounted_bytes(&self) -> usize {
+        self.spare_bytes() + self.chunks.iter().map(|chunk| chunk.held).sum::<usize>()
     }
 
     /// Drops all but the rest of a frame that is under way, or raw bytes at the front; hands what was
@@ -259,26 +290,87 @@ impl Queue {
     }
 }
 
-/// Queues that were emptied, kept so that an answer allocates nothing.
+/// Queues that were emptied, kept so that an answer allocates nothing; and the sum of what the queues
+/// of all connections hold, because each comes from here, is changed through [`Lent`], and comes back.
 #[derive(Default)]
 pub struct SpareQueues {
     #[allow(clippy::vec_box, reason = "a connection takes the box as it is")]
     queues: Vec<Box<Queue>>,
     bytes: usize,
+    /// Bytes of all queues that were taken.
+    held: usize,
+}
+
+/// A queue that may be changed. Where it is dropped, the sum is put right.
+pub struct Lent<'a> {
+    queue: &'a mut Queue,
+    sum: &'a mut usize,
+    before: usize,
+}
+
+impl Deref for Lent<'_> {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        self.queue
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Queue {
+        self.queue
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        *self.sum = *self.sum + self.queue.heap_bytes() - self.before;
+    }
 }
 
 impl SpareQueues {
     /// An empty queue.
     pub fn take(&mut self) -> Box<Queue> {
-        let Some(queue) = self.queues.pop() else {
-            return Box::default();
+        let queue = match self.queues.pop() {
+            None => Box::default(),
+            Some(queue) => {
+                self.bytes -= queue.spare_bytes();
+                queue
+            }
         };
-        self.bytes -= queue.spare_bytes();
+        self.held += queue.heap_bytes();
         queue
     }
 
-    /// Keeps a queue with nothing in it, unless what is kept is enough.
+    /// Lends a queue that was taken from here.
+    pub fn lend<'a>(&'a mut self, queue: &'a mut Queue) -> Lent<'a> {
+        Lent {
+            before: queue.heap_bytes(),
+            queue,
+            sum: &mut self.held,
+        }
+    }
+
+    /// Bytes of memory that the queues hold which were taken.
+    pub fn held_bytes(&self) -> usize {
+        self.held
+    }
+
+    /// Bytes of memory that wait here for the next connection.
+    pub fn kept_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Lets go of what waits here.
+    pub fn release(&mut self) {
+        self.queues = Vec::new();
+        self.bytes = 0;
+    }
+
+    /// Takes back a queue that was taken; keeps it if there is nothing in it, and what is kept is not
+    /// enough.
     pub fn give(&mut self, queue: Box<Queue>) {
+        self.held -= queue.heap_bytes();
         let bytes = queue.spare_bytes();
         if queue.is_empty() && self.bytes + bytes <= SPARE_BYTES_MAX {
             self.bytes += bytes;
@@ -376,12 +468,18 @@ mod tests {
         let queues: Vec<_> = (0..100)
             .map(|_| {
                 let mut queue = spares.take();
-                queue.push(&[0; 10_000], 1, REPLY, Instant::ORIGIN);
-                queue.advance(10_000, |_, _| {});
+                let mut lent = spares.lend(&mut queue);
+                lent.push(&[0; 10_000], 1, REPLY, Instant::ORIGIN);
+                lent.advance(10_000, |_, _| {});
+                drop(lent);
+                assert_eq!(queue.heap_bytes(), queue.recounted_bytes());
                 queue
             })
             .collect();
+        let held: usize = queues.iter().map(|queue| queue.heap_bytes()).sum();
+        assert_eq!(spares.held_bytes(), held);
         queues.into_iter().for_each(|queue| spares.give(queue));
+        assert_eq!(spares.held_bytes(), 0);
         assert!(spares.bytes <= SPARE_BYTES_MAX && spares.queues.len() > 20);
         while !spares.queues.is_empty() {
             assert!(spares.take().is_empty());
@@ -393,11 +491,15 @@ mod tests {
     fn what_one_connection_was_owed_never_comes_to_the_next() {
         let mut spares = SpareQueues::default();
         let mut unsent = spares.take();
-        unsent.push(b"\x81\x06secret", 1, REPLY, Instant::ORIGIN);
+        spares
+            .lend(&mut unsent)
+            .push(b"\x81\x06secret", 1, REPLY, Instant::ORIGIN);
         spares.give(unsent);
         let mut sent = spares.take();
-        sent.push(b"\x81\x06secret", 1, REPLY, Instant::ORIGIN);
-        sent.advance(8, |_, _| {});
+        let mut lent = spares.lend(&mut sent);
+        lent.push(b"\x81\x06secret", 1, REPLY, Instant::ORIGIN);
+        lent.advance(8, |_, _| {});
+        drop(lent);
         spares.give(sent);
         for _ in 0..2 {
             let mut queue = spares.take();
