@@ -198,6 +198,41 @@ label! {
 }
 
 label! {
+    /// What a TLS handshake agreed on.
+    TlsVersion {
+        /// TLS 1.2.
+        V12 = "1.2",
+        /// TLS 1.3.
+        V13 = "1.3",
+    }
+}
+
+label! {
+    /// Why a TLS stream failed.
+    TlsFault {
+        /// The peer speaks plain HTTP: answered with 400.
+        Http = "http",
+        /// The first byte is not that of a TLS handshake.
+        NotTls = "not_tls",
+        /// No version, cipher suite, group or protocol in common.
+        Incompatible = "incompatible",
+        /// The peer's certificate is missing or not accepted.
+        Certificate = "certificate",
+        /// The peer ended the handshake by an alert: it does not like our certificate, most likely.
+        Alert = "alert",
+        /// The peer does not keep to the protocol.
+        Protocol = "protocol",
+        /// A message of the handshake is longer than is kept.
+        TooLarge = "too_large",
+        /// The peer went away, or its time was over, in the middle of the handshake.
+        Abandoned = "abandoned",
+        /// After the handshake: a record that is forged or too long, too many empty ones, too many
+        /// key updates.
+        Record = "record",
+    }
+}
+
+label! {
     /// What a peer asked for.
     CommandType {
         /// `auth`.

@@ -14,7 +14,7 @@ pub mod text;
 
 pub use labels::{
     AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Limited,
-    Reject, State,
+    Reject, State, TlsFault, TlsVersion,
 };
 pub use latency::Latency;
 pub use ledger::Ledger;
@@ -38,6 +38,8 @@ pub struct Metrics {
     pub bus: Bus,
     /// Writes to sockets.
     pub flush: Flush,
+    /// TLS on the public listener.
+    pub tls: Tls,
     /// Gauge: timers waiting in the wheel.
     pub timers: u64,
 }
@@ -55,6 +57,7 @@ impl Metrics {
             turns,
             bus,
             flush,
+            tls,
             timers,
         } = other;
         self.connections.merge(connections);
@@ -65,6 +68,7 @@ impl Metrics {
         self.turns.merge(turns);
         self.bus.merge(bus);
         self.flush.merge(flush);
+        self.tls.merge(tls);
         self.timers += timers;
     }
 }
@@ -154,9 +158,9 @@ impl Limits {
 /// What came in and what was answered.
 #[derive(Clone, Default, Debug)]
 pub struct Traffic {
-    /// Bytes read from sockets, TLS and framing included.
+    /// Bytes read from sockets, framing included; of TLS what was in its records.
     pub bytes_in: u64,
-    /// Bytes written to sockets, TLS and framing included.
+    /// Bytes written to sockets, framing included; of TLS what went into its records.
     pub bytes_out: u64,
     /// Commands of peers.
     pub commands: Counts<CommandType>,
@@ -288,6 +292,42 @@ impl Flush {
         self.bytes += bytes;
         self.would_block += would_block;
         self.partial += partial;
+    }
+}
+
+/// TLS on the public listener. The sockets count it, and the core sets it when it answers.
+#[derive(Clone, Default, Debug)]
+pub struct Tls {
+    /// Completed handshakes.
+    pub handshakes: Counts<TlsVersion>,
+    /// Those of them that resumed a session.
+    pub resumed: u64,
+    /// Streams that failed.
+    pub failed: Counts<TlsFault>,
+    /// Handshakes put off to the next turn, because this one's time for them was over.
+    pub deferred: u64,
+    /// Gauge: handshakes under way.
+    pub in_progress: u64,
+    /// Gauge: encrypted bytes that sockets have not taken.
+    pub pending_bytes: u64,
+}
+
+impl Tls {
+    fn merge(&mut self, other: &Tls) {
+        let Tls {
+            handshakes,
+            resumed,
+            failed,
+            deferred,
+            in_progress,
+            pending_bytes,
+        } = other;
+        self.handshakes.merge(handshakes);
+        self.resumed += resumed;
+        self.failed.merge(failed);
+        self.deferred += deferred;
+        self.in_progress += in_progress;
+        self.pending_bytes += pending_bytes;
     }
 }
 

@@ -46,6 +46,7 @@ pub fn render(cores: &[CoreReport]) -> String {
     write_ledger(&mut out, &all.ledger);
     write_rooms(&mut out, &all);
     write_flush(&mut out, &all);
+    write_tls(&mut out, &all);
     out.text
 }
 
@@ -247,6 +248,27 @@ fn write_flush(out: &mut Exposition, all: &Metrics) {
     out.counter("tidewheel_flush_would_block_total", help, flush.would_block);
     let help = "Writes that it took a part of.";
     out.counter("tidewheel_flush_partial_total", help, flush.partial);
+}
+
+fn write_tls(out: &mut Exposition, all: &Metrics) {
+    let tls = &all.tls;
+    let help = "Completed TLS handshakes of the public listener.";
+    out.counts(
+        "tidewheel_tls_handshakes_total",
+        help,
+        "version",
+        &tls.handshakes,
+    );
+    let help = "Those of them that resumed a session.";
+    out.counter("tidewheel_tls_resumed_total", help, tls.resumed);
+    let help = "TLS streams that failed, most of them in the handshake.";
+    out.counts("tidewheel_tls_failed_total", help, "reason", &tls.failed);
+    let help = "Handshakes put off to a core's next turn by --tls-handshake-budget.";
+    out.counter("tidewheel_tls_deferred_total", help, tls.deferred);
+    let help = "TLS handshakes under way.";
+    out.gauge("tidewheel_tls_in_progress", help, tls.in_progress);
+    let help = "Encrypted bytes that sockets have not taken.";
+    out.gauge("tidewheel_tls_pending_bytes", help, tls.pending_bytes);
 }
 
 fn code_text(code: Option<u16>) -> String {
