@@ -72,17 +72,16 @@ fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
     let server = Server::start(&settings(&options, &host, policy))?;
     let (listen, admin_listen, has_own_tables) =
         (server.listen, server.admin_listen, server.has_own_tables);
-    print!(
-        "{}",
-        Startup {
-            options: &options,
-            host: &host,
-            has_own_tables,
-            listen,
-            admin_listen
-        }
-    );
-    println!("listening on http://{listen}");
-    println!("admin on http://{admin_listen}");
+    let startup = Startup {
+        options: &options,
+        host: &host,
+        has_own_tables,
+        listen,
+        admin_listen,
+        shown: &server.shown,
+    };
+    print!("{startup}");
+    println!("listening on {}", startup.public_url());
+    println!("admin on {}", startup.admin_url());
     server.run(Reloader::new(options, given))
 }

@@ -29,6 +29,9 @@ pub struct Options {
     /// Where to listen.
     #[command(flatten)]
     pub listeners: Listeners,
+    /// Certificates.
+    #[command(flatten)]
+    pub tls: Tls,
     /// How many connections, and how they open and close.
     #[command(flatten)]
     pub connections: Connections,
@@ -70,7 +73,7 @@ pub struct Listeners {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
 
-    /// Address of the admin listener: metrics and health; loopback addresses only
+    /// Address of the admin listener: metrics and health; a loopback one without --tls-client-ca
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = address)]
     pub admin_listen: SocketAddr,
 
@@ -83,6 +86,66 @@ pub struct Listeners {
     /// Connections that the kernel holds for each core until it accepts them
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count(1..=65_535))]
     pub backlog: usize,
+}
+
+/// Certificates of the listeners.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "TLS")]
+#[group(skip)]
+pub struct Tls {
+    /// Certificate chain of the public listener, PEM; several: by the name that a client asks for
+    #[arg(long, value_name = "FILE", value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub tls_cert: Vec<PathBuf>,
+
+    /// Private key of the --tls-cert at the same place in the list, PEM
+    #[arg(long, value_name = "FILE", value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub tls_key: Vec<PathBuf>,
+
+    /// Make a certificate for localhost and the listen address at each start: for development
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub tls_self_signed: bool,
+
+    /// Oldest version of TLS that is spoken: 1.2, 1.3
+    #[arg(long, value_name = "VERSION", value_enum, default_value_t = TlsVersion::V12)]
+    #[arg(hide_possible_values = true)]
+    pub tls_min_version: TlsVersion,
+
+    /// Time that a core spends on TLS handshakes in a turn before open connections have theirs
+    #[arg(long, value_name = "DURATION", default_value = "2ms")]
+    #[arg(value_parser = duration(Duration::from_micros(1)..=Duration::from_secs(1)))]
+    pub tls_handshake_budget: Duration,
+
+    /// TLS on the admin listener with the public listener's certificates
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub admin_tls: bool,
+
+    /// Certificate chain of the admin listener, PEM
+    #[arg(long, value_name = "FILE")]
+    pub admin_tls_cert: Option<PathBuf>,
+
+    /// Private key of --admin-tls-cert, PEM
+    #[arg(long, value_name = "FILE")]
+    pub admin_tls_key: Option<PathBuf>,
+
+    /// Who signs clients' certificates, PEM: the admin listener demands one, and may be reachable
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Whether the public listener speaks TLS.
+    pub fn is_on(&self) -> bool {
+        self.tls_self_signed || !self.tls_cert.is_empty()
+    }
+
+    /// Whether the admin listener does.
+    pub fn is_on_for_admin(&self) -> bool {
+        self.admin_tls || self.admin_tls_cert.is_some()
+    }
 }
 
 /// How many connections, and how they open and close.
@@ -513,6 +576,17 @@ pub enum ProxyProtocol {
     Off,
     /// Each does, and comes from a trusted proxy.
     Required,
+}
+
+/// The oldest version of TLS that is spoken.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum TlsVersion {
+    /// TLS 1.2, with forward secrecy and authenticated ciphers only.
+    #[value(name = "1.2")]
+    V12,
+    /// TLS 1.3.
+    #[value(name = "1.3")]
+    V13,
 }
 
 /// How users prove who they are.

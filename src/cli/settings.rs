@@ -11,6 +11,7 @@ use crate::address::CoreId;
 use crate::control::WebhookSettings;
 use crate::gate::meters::METERS_MAX;
 use crate::gate::{Limits, Meters, Policy};
+use crate::reactor::tls::{CertificateFiles, MinVersion, TlsSettings};
 use crate::reactor::{SocketOptions, Tuning};
 use crate::room::history::HistoryLimits;
 use crate::room::home::RoomLimits;
@@ -24,6 +25,8 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
     Settings {
         listen: options.listeners.listen,
         admin_listen: options.listeners.admin_listen,
+        tls: tls(options),
+        admin_tls: admin_tls(options),
         sockets: SocketOptions {
             backlog: options.listeners.backlog,
             unsent_bytes_max: options.slow_consumers.max_unsent_bytes,
@@ -53,6 +56,7 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
             flush_budget: options.tuning.flush_budget,
             accept_batch: options.tuning.accept_batch,
             proxy_headers: options.limits.proxy_protocol == options::ProxyProtocol::Required,
+            handshake_budget: options.tls.tls_handshake_budget,
             spin: options.tuning.spin,
             bus_backlog_bytes: options.tuning.bus_backlog_bytes,
         },
@@ -89,6 +93,62 @@ pub(super) fn limits(options: &options::Limits) -> Limits {
         rate_errors_max: u32::try_from(options.max_rate_errors).unwrap_or(u32::MAX),
         trusted_proxies: options.trusted_proxies.0.clone(),
     }
+}
+
+/// What the public listener shows, where it speaks TLS.
+fn tls(options: &Options) -> Option<TlsSettings> {
+    let tls = &options.tls;
+    let pairs = tls.tls_cert.iter().zip(&tls.tls_key);
+    tls.is_on().then(|| TlsSettings {
+        certificates: pairs
+            .map(|(certificate, key)| CertificateFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            })
+            .collect(),
+        self_signed: tls.tls_self_signed.then_some(options.listeners.listen.ip()),
+        min_version: match tls.tls_min_version {
+            options::TlsVersion::V12 => MinVersion::V12,
+            options::TlsVersion::V13 => MinVersion::V13,
+        },
+        client_ca: None,
+        resumes: true,
+    })
+}
+
+/// What the admin listener shows, where it speaks TLS.
+fn admin_tls(options: &Options) -> Option<TlsSettings> {
+    let flags = &options.tls;
+    let own = flags.admin_tls_cert.iter().zip(&flags.admin_tls_key);
+    let own: Vec<CertificateFiles> = own
+        .map(|(certificate, key)| CertificateFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        })
+        .collect();
+    let settings = TlsSettings {
+        certificates: Vec::new(),
+        self_signed: None,
+        min_version: match flags.tls_min_version {
+            options::TlsVersion::V12 => MinVersion::V12,
+            options::TlsVersion::V13 => MinVersion::V13,
+        },
+        client_ca: flags.tls_client_ca.clone(),
+        // Each connection shows its certificate anew.
+        resumes: false,
+    };
+    if flags.admin_tls {
+        let public = tls(options)?;
+        return Some(TlsSettings {
+            certificates: public.certificates,
+            self_signed: public.self_signed,
+            ..settings
+        });
+    }
+    (!own.is_empty()).then_some(TlsSettings {
+        certificates: own,
+        ..settings
+    })
 }
 
 /// A number that nobody outside can guess: the standard library's hasher is keyed by the system's

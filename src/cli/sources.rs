@@ -476,6 +476,16 @@ pub(super) fn file_value(
         DeValue::Boolean(truth) => return Ok(truth.to_string()),
         DeValue::Float(_) => "a fraction",
         DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(items) if is_list(key) => {
+            let texts = items.iter().map(|item| match item.get_ref() {
+                DeValue::String(text) => Some(text.to_string()),
+                _ => None,
+            });
+            match texts.collect::<Option<Vec<String>>>() {
+                Some(texts) => return Ok(texts.join(",")),
+                None => "an array of something else than strings",
+            }
+        }
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
     };

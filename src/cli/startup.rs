@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use super::options::{AuthMethod, Overflow};
 use super::units::{ByteSize, Count, TimeSpan};
 use super::{Options, host::Host, version};
+use crate::reactor::tls::Shown;
 use crate::server::{Capacity, DESCRIPTORS_RESERVED};
 
 /// All the facts of a start. Its `Display` is the summary.
@@ -24,6 +25,8 @@ pub struct Startup<'a> {
     pub listen: SocketAddr,
     /// The address the admin listener got.
     pub admin_listen: SocketAddr,
+    /// The certificates that the public listener shows.
+    pub shown: &'a [Shown],
 }
 
 impl Startup<'_> {
@@ -45,6 +48,7 @@ impl Startup<'_> {
             self.more_shards_than_cores(),
             self.anonymous_from_outside(),
             self.everyone_at_one_address(),
+            self.made_for_development(),
         ]
         .into_iter()
         .flatten()
@@ -117,6 +121,33 @@ impl Startup<'_> {
     }
 }
 
+impl Startup<'_> {
+    /// The public listener's address as clients write it.
+    pub fn public_url(&self) -> String {
+        let scheme = scheme(self.options.tls.is_on());
+        format!("{scheme}://{}", self.listen)
+    }
+
+    /// The admin listener's.
+    pub fn admin_url(&self) -> String {
+        let scheme = scheme(self.options.tls.is_on_for_admin());
+        format!("{scheme}://{}", self.admin_listen)
+    }
+
+    fn made_for_development(&self) -> Option<String> {
+        let made = self.shown.iter().find(|shown| shown.file.is_none())?;
+        Some(format!(
+            "--tls-self-signed: a certificate for development, made anew at each start; nobody \
+             trusts it by itself. Its SHA-256 fingerprint is {}",
+            made.fingerprint
+        ))
+    }
+}
+
+fn scheme(is_tls: bool) -> &'static str {
+    if is_tls { "https" } else { "http" }
+}
+
 impl Display for Startup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = self.options;
@@ -138,8 +169,8 @@ impl Display for Startup<'_> {
         };
 
         writeln!(f, "tidewheel {}", version())?;
-        writeln!(f, "  public       http://{} (/ws{echo})", self.listen)?;
-        writeln!(f, "  admin        http://{}", self.admin_listen)?;
+        writeln!(f, "  public       {} (/ws{echo})", self.public_url())?;
+        writeln!(f, "  admin        {}", self.admin_url())?;
         writeln!(f, "  cores        {shards} of {}", self.host.cores)?;
         write!(f, "  descriptors  {} {table}", Limit(self.host.descriptors))?;
         writeln!(f, ", {DESCRIPTORS_RESERVED} of each core kept back")?;
@@ -207,6 +238,7 @@ mod tests {
             has_own_tables,
             listen: options.listeners.listen,
             admin_listen: options.listeners.admin_listen,
+            shown: &[],
         };
         startup.to_string().replace(version(), "VERSION")
     }

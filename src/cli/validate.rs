@@ -34,6 +34,11 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
         tokens_not_asked_for(options),
         webhook_and_its_url(options),
         admin_on_open_address(options),
+        unpaired_certificates(options),
+        two_kinds_of_certificates(options),
+        half_an_admin_certificate(options),
+        admin_shows_nothing(options),
+        client_ca_without_tls(options),
         lag_below_a_message(options),
         history_below_a_message(options),
         bus_below_a_message(options),
@@ -144,13 +149,72 @@ fn webhook_and_its_url(options: &Options) -> Option<Conflict> {
 
 fn admin_on_open_address(options: &Options) -> Option<Conflict> {
     let address = options.listeners.admin_listen;
-    (!is_loopback(address)).then(|| {
+    let demands_certificates = options.tls.tls_client_ca.is_some();
+    (!is_loopback(address) && !demands_certificates).then(|| {
         let problem = format!(
             "--admin-listen {address} can be reached from other machines, and the admin listener \
-             asks for no key; listen on 127.0.0.1:{}",
+             asks for no key; listen on 127.0.0.1:{}, or demand client certificates by \
+             --tls-client-ca",
             address.port()
         );
-        Conflict::new(&["admin-listen"], problem)
+        Conflict::new(&["admin-listen", "tls-client-ca"], problem)
+    })
+}
+
+fn unpaired_certificates(options: &Options) -> Option<Conflict> {
+    let (certificates, keys) = (options.tls.tls_cert.len(), options.tls.tls_key.len());
+    (certificates != keys).then(|| {
+        let problem = format!(
+            "--tls-cert is given {certificates} times and --tls-key {keys} times; give one key for \
+             each certificate, in the same order"
+        );
+        Conflict::new(&["tls-cert", "tls-key"], problem)
+    })
+}
+
+fn two_kinds_of_certificates(options: &Options) -> Option<Conflict> {
+    let tls = &options.tls;
+    (tls.tls_self_signed && !tls.tls_cert.is_empty()).then(|| {
+        let problem = "--tls-self-signed makes a certificate, and --tls-cert names one; give one \
+                       of them"
+            .to_owned();
+        Conflict::new(&["tls-self-signed", "tls-cert"], problem)
+    })
+}
+
+fn half_an_admin_certificate(options: &Options) -> Option<Conflict> {
+    let tls = &options.tls;
+    let problem = match (&tls.admin_tls_cert, &tls.admin_tls_key) {
+        (Some(_), None) => "--admin-tls-cert is given without its key; add --admin-tls-key",
+        (None, Some(_)) => "--admin-tls-key is given without a certificate; add --admin-tls-cert",
+        (Some(_), Some(_)) if tls.admin_tls => {
+            "--admin-tls is for the public listener's certificates, and --admin-tls-cert names \
+             another; give one of them"
+        }
+        _ => return None,
+    };
+    let flags = &["admin-tls-cert", "admin-tls-key", "admin-tls"];
+    Some(Conflict::new(flags, problem.to_owned()))
+}
+
+fn admin_shows_nothing(options: &Options) -> Option<Conflict> {
+    let tls = &options.tls;
+    (tls.admin_tls && !tls.is_on()).then(|| {
+        let problem =
+            "--admin-tls is for the public listener's certificates, and it has none; add \
+                       --tls-cert and --tls-key, or give --admin-tls-cert and --admin-tls-key"
+                .to_owned();
+        Conflict::new(&["admin-tls", "tls-cert"], problem)
+    })
+}
+
+fn client_ca_without_tls(options: &Options) -> Option<Conflict> {
+    let tls = &options.tls;
+    (tls.tls_client_ca.is_some() && !tls.is_on_for_admin()).then(|| {
+        let problem = "--tls-client-ca is for an admin listener that speaks TLS; add --admin-tls, \
+                       or --admin-tls-cert and --admin-tls-key"
+            .to_owned();
+        Conflict::new(&["tls-client-ca", "admin-tls"], problem)
     })
 }
 
@@ -282,7 +346,7 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 16] = [
+        let cases: [Case; 21] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
@@ -329,6 +393,24 @@ mod tests {
                 |o| o.limits.limit_connection_bytes = rate_of_bytes("1KiB/s").unwrap(),
                 "limit-connection-bytes",
             ),
+            (|o| o.tls.tls_cert.push("a.pem".into()), "tls-cert"),
+            (
+                |o| {
+                    o.tls.tls_self_signed = true;
+                    o.tls.tls_cert.push("a.pem".into());
+                    o.tls.tls_key.push("a.key".into());
+                },
+                "tls-self-signed",
+            ),
+            (
+                |o| o.tls.admin_tls_cert = Some("a.pem".into()),
+                "admin-tls-cert",
+            ),
+            (|o| o.tls.admin_tls = true, "admin-tls"),
+            (
+                |o| o.tls.tls_client_ca = Some("ca.pem".into()),
+                "tls-client-ca",
+            ),
         ];
         for (change, flag) in cases {
             let found = changed(change);
@@ -371,6 +453,13 @@ mod tests {
             options.authentication.jwt_secret = Some(Secret::new("x"));
         };
         assert_eq!(changed(by_token), []);
+        let certified = |options: &mut Options| {
+            options.listeners.admin_listen = "0.0.0.0:1".parse().unwrap();
+            options.tls.tls_self_signed = true;
+            options.tls.admin_tls = true;
+            options.tls.tls_client_ca = Some("ca.pem".into());
+        };
+        assert_eq!(changed(certified), []);
         let port_zero = |options: &mut Options| {
             options.listeners.listen = "127.0.0.1:0".parse().unwrap();
             options.listeners.admin_listen = options.listeners.listen;

@@ -9,18 +9,19 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time;
 
-use crate::control::Limits;
+use crate::control::{Limits, Secured};
 
 /// The pause after a failed `accept`, most likely for want of descriptors, which it does not free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections until `stopped` says so, or nobody is left to say it.
 pub(super) async fn serve(
-    listener: TcpListener,
+    (listener, secured): (TcpListener, Secured),
     router: Router,
     limits: Limits,
     mut stopped: watch::Receiver<bool>,
@@ -34,7 +35,22 @@ pub(super) async fn serve(
         };
         if let Some((stream, place)) = next {
             let router = router.clone();
-            tokio::spawn(converse(stream, router, limits, stopped.clone(), place));
+            let stopped = stopped.clone();
+            match secured.acceptor() {
+                None => drop(tokio::spawn(converse(
+                    stream, router, limits, stopped, place,
+                ))),
+                Some(acceptor) => drop(tokio::spawn(async move {
+                    // A handshake has as long as a request's head, and one that fails is the
+                    // caller's own affair.
+                    let handshake = acceptor.accept(stream);
+                    match time::timeout(limits.head_timeout, handshake).await {
+                        Ok(Ok(stream)) => converse(stream, router, limits, stopped, place).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "admin TLS handshake failed"),
+                        Err(_) => tracing::debug!("admin TLS handshake took too long"),
+                    }
+                })),
+            }
         }
     }
     drop(listener);
@@ -64,7 +80,7 @@ async fn accept(
 
 /// One connection, from its first request to its close.
 async fn converse(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     limits: Limits,
     mut stopped: watch::Receiver<bool>,

@@ -16,6 +16,7 @@ mod problem;
 mod readiness;
 mod routes;
 mod scrape;
+mod secured;
 pub mod webhook;
 
 use std::io;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 pub use problem::Problem;
 pub use readiness::{Phase, Readiness};
 pub use scrape::Cores;
+pub use secured::Secured;
 pub use webhook::{Webhook, WebhookError, WebhookSettings};
 
 use crate::control::scrape::Scraper;
@@ -94,6 +96,7 @@ impl ControlHandle {
 pub struct Plane {
     runtime: Runtime,
     webhook: Option<Webhook>,
+    secured: Secured,
 }
 
 impl Plane {
@@ -107,6 +110,7 @@ impl Plane {
         Ok(Plane {
             runtime,
             webhook: None,
+            secured: Secured::default(),
         })
     }
 
@@ -114,6 +118,11 @@ impl Plane {
     #[must_use]
     pub fn with_webhook(self, webhook: Option<Webhook>) -> Plane {
         Plane { webhook, ..self }
+    }
+
+    /// Where it is told to speak TLS, before it runs or while it does.
+    pub fn secured(&self) -> Secured {
+        self.secured.clone()
     }
 
     /// Starts it on a bound listener.
@@ -127,7 +136,11 @@ impl Plane {
         readiness: Arc<Readiness>,
         limits: Limits,
     ) -> io::Result<ControlHandle> {
-        let Plane { runtime, webhook } = self;
+        let Plane {
+            runtime,
+            webhook,
+            secured,
+        } = self;
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let listener = {
@@ -146,7 +159,7 @@ impl Plane {
                     if let Some(webhook) = webhook {
                         tokio::spawn(webhook.serve(cores));
                     }
-                    listen::serve(listener, router, limits, stopped).await;
+                    listen::serve((listener, secured), router, limits, stopped).await;
                 });
             })?;
         Ok(ControlHandle {

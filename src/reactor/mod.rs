@@ -15,6 +15,7 @@ mod descriptors;
 mod listener;
 mod processors;
 mod sockets;
+pub mod tls;
 
 pub use clock::Clock;
 pub use descriptors::unshare;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
+use rustls::ServerConfig;
 use tokio::sync::mpsc::Sender;
 
 use crate::address::{ConnectionRef, CoreId, PeerAddress};
@@ -38,6 +40,7 @@ use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Reject, SnapshotReply};
 use crate::shard::{Action, Shard};
 use crate::time::{Instant, Now};
+use tls::Shook;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
@@ -70,6 +73,8 @@ pub enum Mail {
     Verdict(ConnectionRef, Verdict),
     /// From the control plane: something about one user.
     Order(Order, OrderReply),
+    /// From the server: new connections are shown another certificate.
+    Tls(Arc<ServerConfig>),
     /// From the server: no more connections, and all are to go within the time.
     Drain(Duration),
 }
@@ -123,6 +128,8 @@ pub struct Tuning {
     pub accept_batch: usize,
     /// Whether a PROXY header begins each connection, which a trusted proxy writes.
     pub proxy_headers: bool,
+    /// Time that a turn spends on TLS handshakes before the others have theirs.
+    pub handshake_budget: Duration,
     /// Time that is spent looking for work before the thread sleeps.
     pub spin: Duration,
     /// Bytes that may wait for a core before publishers are paused.
@@ -140,6 +147,10 @@ pub struct Reactor {
     shard: Shard,
     sockets: Sockets,
     listener: Option<Listener>,
+    /// What TLS connections are told; none where connections are plain.
+    tls: Option<Arc<ServerConfig>>,
+    /// What is left of a turn's time for handshakes.
+    handshakes_left: Duration,
     /// There may be connections to accept, from this moment on.
     accept_at: Option<Instant>,
     buffer: Vec<u8>,
@@ -160,7 +171,7 @@ impl Reactor {
         seat: Seat,
         outlets: Vec<Outlet<Mail>>,
         core: CoreId,
-        mut listener: Listener,
+        (mut listener, tls): (Listener, Option<Arc<ServerConfig>>),
         shard: Shard,
         (tuning, clock, open_everywhere): (Tuning, Clock, Arc<AtomicUsize>),
     ) -> io::Result<Reactor> {
@@ -175,6 +186,8 @@ impl Reactor {
             shard,
             sockets: Sockets::default(),
             listener: Some(listener),
+            tls,
+            handshakes_left: Duration::ZERO,
             accept_at: Some(Instant::ORIGIN),
             buffer: vec![0; tuning.read_buffer_bytes],
             to_read: Vec::new(),
@@ -200,7 +213,7 @@ impl Reactor {
         loop {
             let began = self.clock.now();
             if self.is_over(began.mono) {
-                return Ok(self.shard.metrics().clone());
+                return Ok(self.metrics().clone());
             }
             let wait = if pending {
                 Some(Duration::ZERO)
@@ -212,6 +225,12 @@ impl Reactor {
             }
             pending = self.turn(&events);
         }
+    }
+
+    /// The counters, with those of the sockets.
+    fn metrics(&mut self) -> &Metrics {
+        self.shard.metrics_mut().tls.clone_from(self.sockets.tls());
+        self.shard.metrics()
     }
 
     fn poll(&mut self, events: &mut Events, wait: Option<Duration>) -> io::Result<()> {
@@ -312,7 +331,7 @@ impl Reactor {
     }
 
     fn note(&mut self, index: u32, event: &mio::event::Event, now: Now) {
-        if event.is_writable() {
+        if event.is_writable() && self.sockets.note_writable(index) {
             self.shard.handle_writable(now, index);
         }
         let ended = event.is_read_closed() || event.is_error();
@@ -335,6 +354,7 @@ impl Reactor {
     }
 
     fn read_all(&mut self, now: Now) {
+        self.handshakes_left = self.tuning.handshake_budget;
         let list = std::mem::take(&mut self.to_read);
         for index in list {
             self.sockets.unlist(index);
@@ -362,16 +382,53 @@ impl Reactor {
                 return;
             };
             let received = self.sockets.receive(index, buffer);
-            let count = match received {
-                Received::Some(count) | Received::Last(count) => count,
+            let (count, cost) = match received {
+                Received::Some(count) | Received::Last(count) => (count, count),
+                // Records of a byte each cost what their headers do, too.
+                Received::Opened { count, read, .. } => (count, count.max(read)),
                 Received::Nothing => return,
                 Received::End => return self.shard.handle_end(now, index),
+                Received::Handshake if self.shake(index, now) => continue,
+                Received::Handshake => return,
             };
-            budget -= count;
+            budget = budget.saturating_sub(cost);
             self.shard
                 .handle_bytes(now, index, buffer.get_mut(..count).unwrap_or_default());
-            if received == Received::Last(count) {
-                return;
+            match received {
+                Received::Last(_) | Received::Opened { is_last: true, .. } => return,
+                _ => {}
+            }
+        }
+    }
+
+    /// Goes on with a TLS handshake, as far as this turn's time for that goes. Says whether there is
+    /// something to read behind it.
+    fn shake(&mut self, index: u32, now: Now) -> bool {
+        if self.handshakes_left.is_zero() {
+            self.sockets.tls_mut().deferred += 1;
+            // Behind those that wait already: the oldest is the first in the next turn.
+            if self.sockets.relist(index) {
+                self.to_read.push(index);
+            }
+            return false;
+        }
+        let began = self.clock.now().mono;
+        let shook = self.sockets.shake(index);
+        let took = self.clock.now().mono - began;
+        self.handshakes_left = self.handshakes_left.saturating_sub(took);
+        match shook {
+            Shook::Steps => true,
+            Shook::Waits => false,
+            Shook::Done => {
+                // Whatever it was to be told had to wait for this.
+                self.shard.handle_writable(now, index);
+                true
+            }
+            Shook::Failed => {
+                let rejected = &mut self.shard.metrics_mut().connections.rejected;
+                rejected.count(Reject::Tls);
+                self.shard.handle_end(now, index);
+                false
             }
         }
     }
@@ -382,7 +439,7 @@ impl Reactor {
             match self.mailbox.receive() {
                 None => return false,
                 Some(Mail::Batch(batch)) => self.shard.handle_bus(now, batch),
-                Some(Mail::Snapshot(reply)) => reply.answer(self.shard.metrics()),
+                Some(Mail::Snapshot(reply)) => reply.answer(self.metrics()),
                 Some(Mail::Policy(policy)) => self.shard.handle_policy(now, policy),
                 Some(Mail::Verdict(connection, verdict)) => {
                     self.shard.handle_verdict(now, connection, verdict);
@@ -390,6 +447,7 @@ impl Reactor {
                 Some(Mail::Order(order, reply)) => {
                     reply.answer(self.shard.handle_order(now, order));
                 }
+                Some(Mail::Tls(config)) => self.tls = Some(config),
                 Some(Mail::Drain(window)) => self.drain(now, window),
             }
         }
@@ -473,7 +531,7 @@ impl Reactor {
         true
     }
 
-    fn admit(&mut self, stream: Stream, address: PeerAddress, now: Now) {
+    fn admit(&mut self, mut stream: Stream, address: PeerAddress, now: Now) {
         if self.tuning.proxy_headers && !self.shard.trusts(address) {
             // Whoever may write such a header may say that it is anybody.
             return self.count_rejected(Reject::Proxy);
@@ -487,13 +545,25 @@ impl Reactor {
         } = self.tuning;
         if open >= connections_max + refusals_max {
             // No descriptor is left to end this in an orderly way: it is said, and not waited for.
-            stream.say_last(&Shard::refusal(retry_after), &mut self.buffer);
+            if self.tls.is_none() {
+                stream.say_last(&Shard::refusal(retry_after), &mut self.buffer);
+            }
             self.shard
                 .metrics_mut()
                 .connections
                 .rejected
                 .count(Reject::Capacity);
             return;
+        }
+        if let Some(config) = &self.tls {
+            stream = match self.sockets.secure(stream, config) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::error!(%error, "TLS could not begin on a connection");
+                    let rejected = &mut self.shard.metrics_mut().connections.rejected;
+                    return rejected.count(Reject::Tls);
+                }
+            };
         }
         let everywhere = self.open_everywhere.load(Ordering::Relaxed);
         let is_full =

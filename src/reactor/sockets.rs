@@ -2,52 +2,43 @@
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustls::ServerConfig;
 
+use super::tls::{Shared, Shook, TlsStream};
 use crate::address::PeerAddress;
 use crate::codec::proxy::{HEADER_BYTES_MAX, ProxyFault, decode_proxy};
+use crate::metrics::Tls;
 use crate::shard::{Sent, Transport};
 
-/// A byte stream to a peer. One kind so far; the seam is where TLS comes in.
+/// A byte stream to a peer.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP as it is.
     Plain(TcpStream),
+    /// TLS over it. In a box: the table of sockets is for the eyes of a flush.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(stream) => stream.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(stream) => stream.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(stream) => stream.write_vectored(slices),
-        }
-    }
-
     /// Says a last thing on a fresh socket that gets no place among the others, as well as that goes
-    /// without waiting, and closes it.
-    pub(super) fn say_last(mut self, bytes: &[u8], buffer: &mut [u8]) {
-        // A socket that is closed with input unread resets, which may cost the peer these bytes.
-        let _nothing_yet = self.read(buffer);
-        let _gone = self.write(bytes);
+    /// without waiting, and closes it. A TLS peer is told nothing, which would cost a handshake.
+    pub(super) fn say_last(self, bytes: &[u8], buffer: &mut [u8]) {
+        if let Stream::Plain(mut stream) = self {
+            // A socket that is closed with input unread resets, which may cost the peer these bytes.
+            let _nothing_yet = stream.read(buffer);
+            let _gone = stream.write(bytes);
+        }
     }
 
     fn source(&mut self) -> &mut TcpStream {
         match self {
             Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.socket(),
         }
     }
 }
@@ -63,6 +54,17 @@ pub enum Received {
     Nothing,
     /// The peer's end, or the socket's.
     End,
+    /// Bytes out of TLS records.
+    Opened {
+        /// How many.
+        count: usize,
+        /// How many were read for them, none where they were left over.
+        read: usize,
+        /// There is nothing more for now.
+        is_last: bool,
+    },
+    /// Nothing was read: [`Sockets::shake`] comes first, which takes its time.
+    Handshake,
 }
 
 /// What became of looking for a PROXY header.
@@ -95,6 +97,7 @@ struct Socket {
 pub struct Sockets {
     slots: Vec<Option<Socket>>,
     open: usize,
+    tls: Shared,
 }
 
 impl Sockets {
@@ -106,6 +109,29 @@ impl Sockets {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.open == 0
+    }
+
+    /// What is counted about TLS.
+    pub fn tls(&self) -> &Tls {
+        &self.tls.metrics
+    }
+
+    /// The same, to add what only the reactor sees.
+    pub fn tls_mut(&mut self) -> &mut Tls {
+        &mut self.tls.metrics
+    }
+
+    /// A fresh socket as a TLS stream that awaits its handshake.
+    ///
+    /// # Errors
+    /// Where rustls refuses, which loading the configuration has ruled out.
+    pub fn secure(&mut self, stream: Stream, config: &Arc<ServerConfig>) -> io::Result<Stream> {
+        let Stream::Plain(socket) = stream else {
+            return Ok(stream);
+        };
+        let stream = TlsStream::new(socket, Arc::clone(config), &mut self.tls);
+        let stream = stream.map_err(io::Error::other)?;
+        Ok(Stream::Tls(Box::new(stream)))
     }
 
     /// Takes a socket in under its connection's index and registers it, once for all: the poller
@@ -120,11 +146,13 @@ impl Sockets {
         registry: &Registry,
         token: Token,
     ) -> io::Result<()> {
-        registry.register(
-            stream.source(),
-            token,
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = registry.register(stream.source(), token, interest) {
+            if let Stream::Tls(stream) = &mut stream {
+                stream.close(&mut self.tls);
+            }
+            return Err(error);
+        }
         let place = index as usize;
         if self.slots.len() <= place {
             self.slots.resize_with(place + 1, || None);
@@ -222,13 +250,46 @@ impl Sockets {
         }
     }
 
+    /// Goes on with a TLS handshake, by one read.
+    pub fn shake(&mut self, index: u32) -> Shook {
+        let Some(socket) = self.slots.get_mut(index as usize).and_then(Option::as_mut) else {
+            return Shook::Waits;
+        };
+        let Stream::Tls(stream) = &mut socket.stream else {
+            return Shook::Done;
+        };
+        if !stream.is_in_handshake() {
+            return Shook::Done;
+        }
+        let (shook, is_drained) = stream.shake(socket.ended, &mut self.tls);
+        socket.readable = !is_drained;
+        shook
+    }
+
     /// Reads once.
     pub fn receive(&mut self, index: u32, buffer: &mut [u8]) -> Received {
-        let Some(socket) = self.socket(index) else {
+        let Some(socket) = self.slots.get_mut(index as usize).and_then(Option::as_mut) else {
             return Received::Nothing;
         };
+        let stream = match &mut socket.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) if stream.is_in_handshake() => return Received::Handshake,
+            Stream::Tls(stream) => {
+                let pulled = stream.pull(buffer, socket.ended, &mut self.tls);
+                socket.readable = !pulled.is_drained;
+                return if pulled.is_end {
+                    Received::End
+                } else {
+                    Received::Opened {
+                        count: pulled.count,
+                        read: pulled.read,
+                        is_last: pulled.is_drained,
+                    }
+                };
+            }
+        };
         loop {
-            match socket.stream.read(buffer) {
+            match stream.read(buffer) {
                 Ok(0) => return Received::End,
                 // A read that does not fill the buffer has emptied the socket: what comes later is
                 // told anew (epoll(7), edge-triggered), except for an end that was told already.
@@ -249,11 +310,28 @@ impl Sockets {
         }
     }
 
+    /// Notes that the socket takes bytes again. Says whether the shard's are welcome, too: what is
+    /// encrypted already goes first.
+    pub fn note_writable(&mut self, index: u32) -> bool {
+        match self.slots.get_mut(index as usize) {
+            Some(Some(Socket {
+                stream: Stream::Tls(stream),
+                ..
+            })) => stream.flush(&mut self.tls) && !stream.is_in_handshake(),
+            _ => true,
+        }
+    }
+
     /// Shuts the sending side.
     pub fn shutdown_write(&mut self, index: u32) {
-        if let Some(socket) = self.socket(index) {
+        match self.slots.get_mut(index as usize).and_then(Option::as_mut) {
+            Some(Socket {
+                stream: Stream::Tls(stream),
+                ..
+            }) => stream.shutdown_write(&mut self.tls),
             // A peer that has gone already makes this fail, and its end is told by the poller.
-            let _gone = socket.stream.source().shutdown(Shutdown::Write);
+            Some(socket) => drop(socket.stream.source().shutdown(Shutdown::Write)),
+            None => {}
         }
     }
 
@@ -267,6 +345,9 @@ impl Sockets {
             return false;
         };
         self.open -= 1;
+        if let Stream::Tls(stream) = &mut socket.stream {
+            stream.close(&mut self.tls);
+        }
         if abruptly {
             let socket = socket2::SockRef::from(&*socket.stream.source());
             // A socket that is broken already needs no reset.
@@ -293,24 +374,32 @@ impl Sockets {
 
 impl Transport for Sockets {
     fn send(&mut self, connection: u32, bytes: &[u8]) -> Sent {
-        let Some(socket) = self.socket(connection) else {
+        let slot = self.slots.get_mut(connection as usize);
+        let Some(socket) = slot.and_then(Option::as_mut) else {
             return Sent::Gone;
         };
-        loop {
-            if let Some(sent) = Sockets::sent(socket.stream.write(bytes)) {
-                return sent;
-            }
+        match &mut socket.stream {
+            Stream::Plain(stream) => loop {
+                if let Some(sent) = Sockets::sent(stream.write(bytes)) {
+                    return sent;
+                }
+            },
+            Stream::Tls(stream) => stream.push(&[IoSlice::new(bytes)], &mut self.tls),
         }
     }
 
     fn send_vectored(&mut self, connection: u32, slices: &[IoSlice<'_>]) -> Sent {
-        let Some(socket) = self.socket(connection) else {
+        let slot = self.slots.get_mut(connection as usize);
+        let Some(socket) = slot.and_then(Option::as_mut) else {
             return Sent::Gone;
         };
-        loop {
-            if let Some(sent) = Sockets::sent(socket.stream.write_vectored(slices)) {
-                return sent;
-            }
+        match &mut socket.stream {
+            Stream::Plain(stream) => loop {
+                if let Some(sent) = Sockets::sent(stream.write_vectored(slices)) {
+                    return sent;
+                }
+            },
+            Stream::Tls(stream) => stream.push(slices, &mut self.tls),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! a copy of it in a core's table would keep its port open after it is closed.
 
 mod capacity;
+mod tls;
 mod watch;
 
 use std::net::{SocketAddr, TcpListener};
@@ -21,17 +22,20 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc::Sender;
 
 pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
+pub use tls::Certificates;
 
 use crate::address::{ConnectionRef, CoreId};
 use crate::bus::{Order, OrderReply, Outlet};
 use crate::control::{self, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings};
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply};
+use crate::reactor::tls::{Shown, TlsSettings};
 use crate::reactor::{
     self, Clock, Listener, Mail, Processors, Reactor, Seat, SocketOptions, Tuning,
 };
@@ -51,6 +55,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where operators connect.
     pub admin_listen: SocketAddr,
+    /// Certificates of the public listener; without, it is not TLS.
+    pub tls: Option<TlsSettings>,
+    /// The same of the admin listener.
+    pub admin_tls: Option<TlsSettings>,
     /// What the kernel is told about sockets.
     pub sockets: SocketOptions,
     /// Whether each core's thread stays on a processor of its own.
@@ -158,6 +166,10 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// Whether each core has a descriptor table of its own.
     pub has_own_tables: bool,
+    /// The certificates that the public listener shows.
+    pub shown: Vec<Shown>,
+    /// Loads certificates again when they have changed.
+    pub certificates: Arc<Certificates>,
     outlets: Vec<Outlet<Mail>>,
     ended: mpsc::Receiver<Ended>,
     control: ControlHandle,
@@ -186,6 +198,11 @@ impl Server {
                 "the limit of {descriptors} open files leaves nothing for connections; raise it (ulimit -n)"
             ));
         }
+        let clock = Clock::start();
+        let public = tls::Listening::start(settings.tls.as_ref(), clock)
+            .context("TLS of the public listener")?;
+        let secured = tls::Listening::start(settings.admin_tls.as_ref(), clock)
+            .context("TLS of the admin listener")?;
         reactor::probe(settings.listen)
             .with_context(|| cannot_listen("--listen", settings.listen))?;
         let (outlets, seats) = seats(shards)?;
@@ -196,7 +213,8 @@ impl Server {
         let (ended_sender, ended) = mpsc::channel();
         let plan = Plan {
             settings,
-            clock: Clock::start(),
+            clock,
+            tls: public.as_ref().map(|it| Arc::clone(&it.config)),
             outlets: &outlets,
             questions,
             ended: ended_sender,
@@ -211,6 +229,10 @@ impl Server {
         let readiness = Arc::new(Readiness::new());
         let cores = Arc::new(Outlets(outlets.clone()));
         let limits = control::Limits::default();
+        if let Some(secured) = &secured {
+            plane.secured().set(Arc::clone(&secured.config));
+        }
+        let plane_secured = plane.secured();
         let control = plane
             .with_webhook(webhook)
             .spawn(admin, cores, Arc::clone(&readiness), limits)
@@ -218,7 +240,12 @@ impl Server {
         readiness.set(Phase::Ready);
         let admin_listen = control.address();
         let drain_window = settings.drain_window;
+        let shown = public.as_ref().map_or(Vec::new(), |it| it.shown.clone());
+        let all = outlets.clone();
+        let certificates = Certificates::new(public, secured, all, plane_secured, clock);
         Ok(Server {
+            shown,
+            certificates: Arc::new(certificates),
             listen,
             admin_listen,
             has_own_tables,
@@ -401,6 +428,7 @@ fn await_cores(ended: &mpsc::Receiver<Ended>, shards: usize) -> anyhow::Result<M
 struct Plan<'a> {
     settings: &'a Settings,
     clock: Clock,
+    tls: Option<Arc<ServerConfig>>,
     outlets: &'a [Outlet<Mail>],
     questions: Option<Sender<Question>>,
     ended: mpsc::Sender<Ended>,
@@ -452,6 +480,7 @@ impl Plan<'_> {
         let outlets = self.outlets.to_vec();
         let (clock, ended) = (self.clock, self.ended.clone());
         let questions = self.questions.clone();
+        let tls = self.tls.clone();
         let config = ShardConfig {
             core,
             cores: outlets.len() as u16,
@@ -465,7 +494,7 @@ impl Plan<'_> {
             let started = open(address, sockets, processor).and_then(|(listener, address)| {
                 let shard = Shard::new(config, clock.now());
                 let world = (tunings[usize::from(has_own_table)], clock, open_everywhere);
-                let reactor = Reactor::new(seat, outlets, core, listener, shard, world)?;
+                let reactor = Reactor::new(seat, outlets, core, (listener, tls), shard, world)?;
                 let reactor = reactor.with_questions(questions);
                 Ok((
                     reactor,

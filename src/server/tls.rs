@@ -1,0 +1,123 @@
+//! The certificates of a running server: loaded at its start, and again when they have changed.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustls::ServerConfig;
+
+use crate::bus::Outlet;
+use crate::control::Secured;
+use crate::protocol::Timestamp;
+use crate::reactor::tls::{Loaded, Shown, TlsLoader, TlsSettings};
+use crate::reactor::{Clock, Mail};
+
+/// One listener's certificates.
+#[derive(Debug)]
+pub(super) struct Listening {
+    loader: TlsLoader,
+    /// What it was told at the start.
+    pub config: Arc<ServerConfig>,
+    pub shown: Vec<Shown>,
+}
+
+impl Listening {
+    /// Loads what a listener is to show, if it speaks TLS at all.
+    pub fn start(
+        settings: Option<&TlsSettings>,
+        clock: Clock,
+    ) -> anyhow::Result<Option<Listening>> {
+        let Some(settings) = settings else {
+            return Ok(None);
+        };
+        let unix_s = clock.now().unix_ms / 1_000;
+        let loader = TlsLoader::new(settings.clone(), unix_s)?;
+        let Loaded { config, shown } = loader.load()?;
+        tell(&shown, clock);
+        Ok(Some(Listening {
+            loader,
+            config,
+            shown,
+        }))
+    }
+}
+
+/// Loads certificates again, while connections stay as they are.
+pub struct Certificates {
+    public: Option<Listening>,
+    admin: Option<Listening>,
+    outlets: Vec<Outlet<Mail>>,
+    secured: Secured,
+    clock: Clock,
+}
+
+impl Certificates {
+    pub(super) fn new(
+        public: Option<Listening>,
+        admin: Option<Listening>,
+        outlets: Vec<Outlet<Mail>>,
+        secured: Secured,
+        clock: Clock,
+    ) -> Certificates {
+        Certificates {
+            public,
+            admin,
+            outlets,
+            secured,
+            clock,
+        }
+    }
+
+    /// Reads all files again. Handshakes that begin from now on are shown what is in them; sessions
+    /// are resumed as before. What cannot be loaded leaves in force what was: both listeners or
+    /// none. Logs what came of it.
+    ///
+    /// # Errors
+    /// The same as is logged.
+    pub fn reload(&self) -> anyhow::Result<()> {
+        let loaded = self.load();
+        let (public, admin) = loaded.inspect_err(|error| {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "certificates were not reloaded; the old ones stay in force"
+            );
+        })?;
+        if let Some(Loaded { config, shown }) = public {
+            tell(&shown, self.clock);
+            for outlet in &self.outlets {
+                // A core that has drained accepts nothing any more.
+                let _drained = outlet.send(Mail::Tls(Arc::clone(&config)), 0);
+            }
+        }
+        if let Some(Loaded { config, shown }) = admin {
+            tell(&shown, self.clock);
+            self.secured.set(config);
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> anyhow::Result<(Option<Loaded>, Option<Loaded>)> {
+        let load = |listening: &Option<Listening>| {
+            let loaded = listening.as_ref().map(|it| it.loader.load());
+            loaded.transpose()
+        };
+        let public = load(&self.public).context("public listener")?;
+        let admin = load(&self.admin).context("admin listener")?;
+        Ok((public, admin))
+    }
+}
+
+/// Logs which certificates are shown from now on, and what is wrong with their dates.
+fn tell(shown: &[Shown], clock: Clock) {
+    let unix_ms = clock.now().unix_ms;
+    for certificate in shown {
+        let until = certificate.not_after_unix_s.map_or("unknown".into(), |it| {
+            let unix_ms = u64::try_from(it).unwrap_or_default().saturating_mul(1_000);
+            Timestamp::from_unix_ms(unix_ms).to_string()
+        });
+        let sha256 = &certificate.fingerprint;
+        tracing::info!(until, sha256, "showing {certificate}");
+        if let Some(warning) = certificate.warning((unix_ms / 1_000) as i64) {
+            tracing::warn!("{warning}");
+        }
+    }
+}
