@@ -1,6 +1,6 @@
 //! The certificates of a running server: loaded at its start, and again when they have changed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use rustls::ServerConfig;
@@ -48,6 +48,8 @@ pub struct Certificates {
     outlets: Vec<Outlet<Mail>>,
     secured: Secured,
     clock: Clock,
+    /// What both listeners show now.
+    shown: Mutex<Vec<Shown>>,
 }
 
 impl Certificates {
@@ -58,12 +60,15 @@ impl Certificates {
         secured: Secured,
         clock: Clock,
     ) -> Certificates {
+        let both = public.iter().chain(&admin);
+        let shown = both.flat_map(|it| it.shown.clone()).collect();
         Certificates {
             public,
             admin,
             outlets,
             secured,
             clock,
+            shown: Mutex::new(shown),
         }
     }
 
@@ -81,18 +86,27 @@ impl Certificates {
                 "certificates were not reloaded; the old ones stay in force"
             );
         })?;
+        let mut all = Vec::new();
         if let Some(Loaded { config, shown }) = public {
-            tell(&shown, self.clock);
+            all.extend(shown);
             for outlet in &self.outlets {
                 // A core that has drained accepts nothing any more.
                 let _drained = outlet.send(Mail::Tls(Arc::clone(&config)), 0);
             }
         }
         if let Some(Loaded { config, shown }) = admin {
-            tell(&shown, self.clock);
+            all.extend(shown);
             self.secured.set(config);
         }
+        tell(&all, self.clock);
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = all;
         Ok(())
+    }
+
+    /// Logs which certificates are over, or soon will be: for once a day.
+    pub fn check_dates(&self) {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        warn(&shown, self.clock);
     }
 
     fn load(&self) -> anyhow::Result<(Option<Loaded>, Option<Loaded>)> {
@@ -108,7 +122,6 @@ impl Certificates {
 
 /// Logs which certificates are shown from now on, and what is wrong with their dates.
 fn tell(shown: &[Shown], clock: Clock) {
-    let unix_ms = clock.now().unix_ms;
     for certificate in shown {
         let until = certificate.not_after_unix_s.map_or("unknown".into(), |it| {
             let unix_ms = u64::try_from(it).unwrap_or_default().saturating_mul(1_000);
@@ -116,8 +129,13 @@ fn tell(shown: &[Shown], clock: Clock) {
         });
         let sha256 = &certificate.fingerprint;
         tracing::info!(until, sha256, "showing {certificate}");
-        if let Some(warning) = certificate.warning((unix_ms / 1_000) as i64) {
-            tracing::warn!("{warning}");
-        }
+    }
+    warn(shown, clock);
+}
+
+fn warn(shown: &[Shown], clock: Clock) {
+    let unix_s = (clock.now().unix_ms / 1_000) as i64;
+    for warning in shown.iter().filter_map(|it| it.warning(unix_s)) {
+        tracing::warn!("{warning}");
     }
 }

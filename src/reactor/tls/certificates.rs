@@ -384,3 +384,58 @@ impl ResolvesServerCert for ByName {
         named.or_else(first).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_warned_about_before_its_end_and_after() {
+        const DAY: i64 = 86_400;
+        let shown = Shown {
+            file: Some("a.pem".into()),
+            fingerprint: String::new(),
+            not_before_unix_s: Some(0),
+            not_after_unix_s: Some(100 * DAY),
+        };
+        for (unix_s, part) in [
+            (-DAY, Some("is good in 1 days only")),
+            (0, None),
+            (86 * DAY - 1, None),
+            (86 * DAY, Some("is over in 14 days")),
+            (100 * DAY, Some("is over in 0 days")),
+            (103 * DAY, Some("is over since 3 days")),
+        ] {
+            let warning = shown.warning(unix_s);
+            match part {
+                None => assert_eq!(warning, None, "{unix_s}"),
+                Some(part) => assert!(
+                    warning.as_ref().is_some_and(|it| it.contains(part)),
+                    "{unix_s}: {warning:?}"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn without_files_and_without_a_certificate_of_our_own_there_is_nothing_to_show() {
+        let settings = TlsSettings {
+            certificates: Vec::new(),
+            self_signed: None,
+            min_version: MinVersion::V12,
+            client_ca: None,
+            resumes: true,
+        };
+        let loader = TlsLoader::new(settings.clone(), 0).unwrap();
+        assert!(matches!(loader.load(), Err(TlsError::Nothing)));
+        let made = TlsSettings {
+            self_signed: Some([192, 0, 2, 1].into()),
+            ..settings
+        };
+        let loader = TlsLoader::new(made, 1_800_000_000).unwrap();
+        let [one, again] = [loader.load().unwrap(), loader.load().unwrap()];
+        assert_eq!(one.shown, again.shown);
+        assert_eq!(one.shown[0].fingerprint.len(), 3 * 32 - 1);
+        assert_eq!(one.shown[0].warning(1_800_000_000), None);
+    }
+}

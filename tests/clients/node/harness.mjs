@@ -47,20 +47,20 @@ export class Server {
       let text = '';
       child.stdout.on('data', more => {
         text += more;
-        const listen = /(?:listening on|public) +http:\/\/(\S+)/.exec(text);
+        const listen = /(?:listening on|public) +http(s?):\/\/(\S+)/.exec(text);
         const admin = /(?:admin on|admin) +http:\/\/(\S+)/.exec(text);
-        if (listen && admin) done([listen[1], admin[1]]);
+        if (listen && admin) done([listen[2], admin[1], listen[1]]);
       });
     });
     const early = server.exited.then(end => { throw new Error(`the server did not start: ${JSON.stringify(end)}\n${server.output}`); });
     early.catch(() => {});
-    [server.listen, server.admin] = await within(Promise.race([addresses, early]), 'the start summary');
+    [server.listen, server.admin, server.s] = await within(Promise.race([addresses, early]), 'the start summary');
     return server;
   }
 
   get port() { return Number(this.listen.split(':').at(-1)); }
-  ws(path = '/ws') { return `ws://${this.listen}${path}`; }
-  page(path = '/') { return `http://${this.listen}${path}`; }
+  ws(path = '/ws') { return `ws${this.s}://${this.listen}${path}`; }
+  page(path = '/') { return `http${this.s}://${this.listen}${path}`; }
 
   /** An answer of the admin listener. */
   async get(path) {

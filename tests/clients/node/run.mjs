@@ -8,6 +8,7 @@ import authentication from './cases/authentication.mjs';
 import pressure from './cases/pressure.mjs';
 import rules from './cases/rules.mjs';
 import ending from './cases/ending.mjs';
+import tls from './cases/tls.mjs';
 import page, { close as closeBrowser } from './cases/page.mjs';
 
 const CASE_MS = 90_000;
@@ -27,7 +28,10 @@ async function run(name, body, server) {
   return !fault;
 }
 
-const cases = Object.entries({ ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...rules, ...ending, ...page })
+const all = {
+  ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...rules, ...ending, ...tls, ...page,
+};
+const cases = Object.entries(all)
   .filter(([name]) => !words.length || words.some(word => name.includes(word)));
 const server = await Server.start(binary);
 const failed = [];
