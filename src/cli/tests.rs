@@ -304,6 +304,7 @@ fn help_and_version_are_printed_whatever_the_environment_says() {
         assert!(!help.starts_with("The arguments"), "{help}");
         let headings = [
             "Listeners:",
+            "TLS:",
             "Connections:",
             "Messages:",
             "Rooms:",
