@@ -2,10 +2,9 @@
 
 use std::io::{self, Read, Write};
 
-use mio::net::TcpStream;
-
 use crate::clock::Clock;
 use crate::receiver::{self, Receiver, Stage};
+use crate::socket::Socket;
 use crate::view::{Dialect, View};
 
 /// More unsent bytes than this, and a client publishes no more until they have left.
@@ -23,7 +22,7 @@ struct Spill {
 /// A socket and its client.
 pub struct Connection {
     /// Nothing once the connection has ended.
-    pub stream: Option<TcpStream>,
+    pub stream: Option<Socket>,
     /// The client.
     pub receiver: Receiver,
     spill: Option<Box<Spill>>,
@@ -31,7 +30,7 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that has just been opened.
-    pub fn new(stream: TcpStream, receiver: Receiver) -> Connection {
+    pub fn new(stream: Socket, receiver: Receiver) -> Connection {
         Connection {
             stream: Some(stream),
             receiver,

@@ -44,6 +44,7 @@ mod scenario;
 mod seats;
 mod series;
 mod settings;
+mod socket;
 mod subs;
 mod sys;
 mod tally;

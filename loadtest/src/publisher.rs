@@ -23,6 +23,7 @@ use crate::message::{self, Notice, Pen};
 use crate::pacer::Pacer;
 use crate::receiver::ACCEPT;
 use crate::settings::Pace;
+use crate::socket::Socket;
 use crate::sys::Alarm;
 use crate::view::Dialect;
 use crate::worker::{ALARM, Gate};
@@ -92,7 +93,7 @@ struct Flow {
 
 /// A connection that publishes.
 struct Line {
-    stream: TcpStream,
+    stream: Socket,
     out: Vec<u8>,
     /// Answers as they come; `filled` bytes of an incomplete one.
     input: Vec<u8>,
@@ -414,10 +415,13 @@ impl Line {
 }
 
 /// Connects and upgrades, waiting for each step; what follows the head stays in the socket.
-fn upgrade(plan: &PublishersPlan<'_>) -> anyhow::Result<TcpStream> {
-    let mut stream = std::net::TcpStream::connect(plan.target)?;
+fn upgrade(plan: &PublishersPlan<'_>) -> anyhow::Result<Socket> {
+    let stream = std::net::TcpStream::connect(plan.target)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // A second handle on the same socket, which waits until all is said.
+    let handle = stream.try_clone()?;
+    let mut stream = Socket::new(TcpStream::from_std(stream))?;
     let host = plan.target.to_string();
     stream.write_all(&upgrade_request(&host, plan.path, plan.dialect))?;
     let mut head = Vec::new();
@@ -434,6 +438,6 @@ fn upgrade(plan: &PublishersPlan<'_>) -> anyhow::Result<TcpStream> {
             head.lines().next().unwrap_or_default()
         );
     }
-    stream.set_nonblocking(true)?;
-    Ok(TcpStream::from_std(stream))
+    handle.set_nonblocking(true)?;
+    Ok(stream)
 }

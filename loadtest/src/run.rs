@@ -14,6 +14,7 @@ use crate::message::{self, PAYLOAD_BYTES_MIN};
 use crate::outcome::{Outcome, Turn, VERSION};
 use crate::report::{self, Verdict};
 use crate::settings::{Profile, Settings};
+use crate::socket;
 use crate::target::Target;
 use crate::watch::Watch;
 
@@ -87,6 +88,13 @@ fn measure(
     bars: &Bars,
 ) -> anyhow::Result<Vec<Turn>> {
     let target = open(settings, frame_bytes)?;
+    if target.is_tls {
+        anyhow::ensure!(
+            settings.tls_insecure,
+            "the server speaks TLS: --tls-insecure takes whatever certificate it shows"
+        );
+        socket::speak_tls(settings.tls_resume)?;
+    }
     let turns = engine::measure(settings, &target, &mut Watch::new(bars.clone()));
     bars.clear();
     turns

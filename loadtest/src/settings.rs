@@ -49,6 +49,16 @@ pub struct Settings {
     #[arg(help_heading = "Server", long, value_name = "URL")]
     #[arg(default_value = "ws://127.0.0.1:8080")]
     pub url: String,
+    /// Speak TLS with a server of https or wss, whatever certificate it shows
+    #[arg(help_heading = "Server", long, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value_t = false)]
+    pub tls_insecure: bool,
+    /// Resume TLS sessions: all handshakes but the first are short ones
+    #[arg(help_heading = "Server", long, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value_t = true)]
+    pub tls_resume: bool,
     /// Its admin listener, for the ledger
     #[arg(help_heading = "Server", long, value_name = "URL")]
     #[arg(default_value = "http://127.0.0.1:9090")]

@@ -129,7 +129,7 @@ pub fn listen_shared(address: SocketAddrV4, backlog: i32) -> io::Result<TcpListe
 }
 
 /// Lets the socket end with a reset when it is closed: no TIME_WAIT keeps its port.
-pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+pub fn reset_on_close(stream: &impl AsRawFd) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,

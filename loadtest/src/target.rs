@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow, bail};
 
 /// How long a server may take to say where it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
-const LISTENING: &str = "listening on http://";
+const LISTENING: &str = "listening on http";
 const ADMIN: &str = "admin on http://";
 
 /// A server to connect to. One that was spawned is killed when this goes.
@@ -24,6 +24,8 @@ pub struct Target {
     pub admin: Option<SocketAddrV4>,
     /// Its process, where known.
     pub pid: Option<u32>,
+    /// Whether it speaks TLS.
+    pub is_tls: bool,
     /// The path of the address, for servers without one of their own.
     pub path: String,
     /// The connections that it takes, where it has said so.
@@ -40,6 +42,7 @@ impl Target {
             address,
             admin,
             pid,
+            is_tls: url.starts_with("wss://") || url.starts_with("https://"),
             path: path(url),
             connections_max: None,
             child: None,
@@ -48,7 +51,7 @@ impl Target {
 
     /// Starts a server and waits until it says where it listens.
     ///
-    /// It must print `listening on http://ADDRESS` on its output, and where it `has_admin` may
+    /// It must print `listening on http://ADDRESS`, or `https://`, on its output, and where it `has_admin` may
     /// print `admin on http://ADDRESS`. Its log goes to `log`, if given.
     pub fn spawn(
         program: &Path,
@@ -75,6 +78,7 @@ impl Target {
             address: SocketAddrV4::new([127, 0, 0, 1].into(), 0),
             admin: None,
             pid: Some(child.id()),
+            is_tls: false,
             path: "/".to_owned(),
             connections_max: None,
             child: Some(child),
@@ -84,6 +88,7 @@ impl Target {
             .with_context(|| format!("{} did not come up", program.display()))?;
         target.address = said.address;
         target.admin = said.admin;
+        target.is_tls = said.is_tls;
         target.connections_max = said.connections_max;
         Ok(target)
     }
@@ -140,6 +145,7 @@ pub fn samples<'a>(metrics: &'a str, name: &str) -> Vec<(&'a str, f64)> {
 struct Said {
     address: SocketAddrV4,
     admin: Option<SocketAddrV4>,
+    is_tls: bool,
     connections_max: Option<u64>,
 }
 
@@ -157,9 +163,11 @@ fn read_addresses(stdout: impl Read + Send + 'static, has_admin: bool) -> anyhow
     let mut address = None;
     let mut timeout = START_TIMEOUT;
     let mut admin = None;
+    let mut is_tls = false;
     let mut connections_max = None;
     while let Ok(line) = lines.recv_timeout(timeout) {
         if let Some((_, rest)) = line.split_once(LISTENING) {
+            is_tls = rest.starts_with('s');
             address = Some(resolve(rest.trim())?);
             // The admin line, if there is one, is printed right away.
             timeout = Duration::from_millis(500);
@@ -178,6 +186,7 @@ fn read_addresses(stdout: impl Read + Send + 'static, has_admin: bool) -> anyhow
     Ok(Said {
         address: address.context("it did not say `listening on http://…`")?,
         admin,
+        is_tls,
         connections_max,
     })
 }

@@ -11,6 +11,7 @@ use crate::pacer::Pacer;
 use crate::receiver::{Receiver, Role, Stage};
 use crate::seats::Seat;
 use crate::settings::JoinBy;
+use crate::socket::Socket;
 use crate::subs::Subs;
 use crate::view::{Dialect, VISITOR};
 
@@ -62,6 +63,7 @@ impl Worker {
             .plan
             .ports
             .connect(self.plan.target, buffer_bytes)
+            .and_then(Socket::new)
             .with_context(|| format!("open connection {index} of this worker"))?;
         self.connections.push(Connection::new(stream, receiver));
         self.greet(index)
@@ -73,6 +75,7 @@ impl Worker {
             .plan
             .ports
             .connect(self.plan.target, None)
+            .and_then(Socket::new)
             .context("connect anew")?;
         if let Some(connection) = self.connections.get_mut(index) {
             connection.stream = Some(stream);
