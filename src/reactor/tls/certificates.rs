@@ -29,7 +29,7 @@ use super::validity::validity;
 const ALPN: &[u8] = b"http/1.1";
 
 /// Session tickets after a handshake of TLS 1.3. A client that comes back on one connection needs
-/// one; each costs some 230 bytes on the wire (docs/decisions/tls.md).
+/// one; each costs 215 bytes on the wire (docs/decisions/tls.md).
 const TICKETS: usize = 1;
 
 /// How long before its end a certificate is warned about, in seconds: 14 days.
