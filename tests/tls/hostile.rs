@@ -2,14 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rustls::version::TLS13;
 use tidewheel::cli::units::Count;
 
 use crate::peer::{Peer, config};
-use crate::server::{PATIENCE, Running};
+use crate::server::{PATIENCE, Running, STARTS};
 
 fn connect(server: &Running) -> TcpStream {
     let stream = TcpStream::connect(server.address).unwrap();
@@ -167,4 +167,57 @@ fn a_storm_of_handshakes_waits_while_open_connections_are_served() {
     assert!(storm.into_iter().all(|it| it.join().unwrap()));
     server.await_metric("tidewheel_tls_handshakes_total{version=\"1.3\"}", 65);
     assert!(server.metric("tidewheel_tls_deferred_total") > 0);
+}
+
+#[test]
+fn key_updates_are_followed_but_not_without_end() {
+    let server = Running::start(|_, _| {});
+    let config = Arc::new(config(&[&server.shown], &[&TLS13]));
+    let mut peer = Peer::connect(server.address, "localhost", &config).unwrap();
+    peer.upgrade("/echo");
+    // Each asks for one in return, which goes in front of the echo.
+    for i in 0..20 {
+        peer.stream.conn.refresh_traffic_keys().unwrap();
+        let text = format!("key {i}");
+        peer.send(&text);
+        assert_eq!(peer.text(), text);
+    }
+    for _ in 0..40 {
+        peer.stream.conn.refresh_traffic_keys().unwrap();
+        let _cut = peer.stream.conn.complete_io(&mut peer.stream.sock);
+    }
+    server.await_metric(&failed("record"), 1);
+    server.await_metric("tidewheel_connections_closed_total{code=\"1006\"}", 1);
+}
+
+#[test]
+fn whoever_leaves_in_the_middle_of_a_handshake_leaves_nothing_behind() {
+    let server = Running::start(|_, _| {});
+    // A real ClientHello, and a real client that goes on with it for a while.
+    let mut hello = Vec::new();
+    let trusted = Arc::new(config(&[&server.shown], &[&TLS13]));
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut session = rustls::ClientConnection::new(Arc::clone(&trusted), name).unwrap();
+    session.write_tls(&mut hello).unwrap();
+    let cuts = (0..hello.len()).step_by(41).chain([hello.len()]);
+    let mut count = 0;
+    for (i, cut) in cuts.enumerate() {
+        // Another test's server would have a copy of the descriptor: closing it would not do.
+        let _starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = connect(&server);
+        stream.write_all(&hello[..cut]).unwrap();
+        if i % 2 == 0 {
+            socket2::SockRef::from(&stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+        }
+        count += 1;
+    }
+    server.await_metric(&failed("abandoned"), count);
+    server.await_metric("tidewheel_tls_in_progress", 0);
+    server.await_metric("tidewheel_tls_pending_bytes", 0);
+    for core in 0..2 {
+        let open = format!("tidewheel_core_connections{{core=\"{core}\"}}");
+        server.await_metric(&open, 0);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
@@ -16,6 +16,11 @@ use crate::certificates::{Folder, write_pair};
 
 /// Far above what anything here takes: a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Held while a server starts, and while a program does. A core's thread copies the table of
+/// descriptors when it begins: the end of a pipe that is open at that moment would stay open in the
+/// copy, and whoever reads the pipe would wait for its end.
+pub static STARTS: Mutex<()> = Mutex::new(());
 
 pub struct Running {
     pub address: SocketAddr,
@@ -41,7 +46,9 @@ impl Running {
         change(&mut options, &folder);
         raise_descriptor_limit().unwrap();
         let host = Host::inspect().unwrap();
+        let starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let server = Server::start(&settings(&options, &host)).unwrap();
+        drop(starts);
         let running = Running {
             address: server.listen,
             admin: server.admin_listen,

@@ -1,17 +1,22 @@
 //! Clients that are not rustls, where they are on the machine: OpenSSL by its own tool and by
 //! Python, and curl.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::PoisonError;
 
-use crate::server::Running;
+use crate::server::{Running, STARTS};
 
 /// Runs a program; none where it is not here.
 fn run(program: &str, arguments: &[&str]) -> Option<Output> {
-    let output = Command::new(program)
+    let starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
-        .output();
-    match output {
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    drop(starts);
+    match child.and_then(Child::wait_with_output) {
         Ok(output) => Some(output),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             println!("{program} is not here: not tested");
