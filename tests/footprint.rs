@@ -3,8 +3,8 @@
 //! Two shards, joined in memory, take 10,000 connections through the handshake and into one room.
 //! What is allocated then, beyond what was before, divided by the number, is the figure. Some come
 //! before those: what a core keeps for its next turn, however many are there, is held against a bound
-//! of its own. The figure leaves out, too, what the allocator wastes, sockets' table (eight bytes and
-//! a half each) and the kernel.
+//! of its own. The figure leaves out, too, what the allocator wastes, sockets' table (24 bytes
+//! each) and the kernel.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;

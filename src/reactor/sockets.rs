@@ -403,3 +403,13 @@ impl Transport for Sockets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_the_table_is_small() {
+        assert!(size_of::<Option<Socket>>() <= 24);
+    }
+}
