@@ -9,13 +9,14 @@
 //! ([`Shared`]) and serve one stream after the other, so that an idle one holds none. Why, and what
 //! it costs, is in `docs/decisions/tls.md`.
 //!
-//! A stream is [`TlsStream`], why one failed is [`fault`]; files become a configuration in
-//! [`certificates`], which reads their dates with [`validity`] and makes the certificate of
-//! `--tls-self-signed` in [`self_signed`].
+//! A stream is [`TlsStream`], which reads in `stream` and writes in `sending`; why one failed is
+//! [`fault`]. Files become a configuration in [`certificates`], which reads their dates with
+//! [`validity`] and makes the certificate of `--tls-self-signed` in [`self_signed`].
 
 mod certificates;
 mod fault;
 mod self_signed;
+mod sending;
 mod stream;
 mod validity;
 

@@ -1,10 +1,8 @@
 //! One TLS stream over a socket that does not block.
 //!
-//! Bytes that the shard hands over count as taken when they are encrypted. Where the socket does not
-//! take all of that, the rest waits in `pending`, and nothing more is encrypted until it is gone: so
-//! at most [`PLAIN_MAX`] bytes and their overhead are between the shard and the kernel.
+//! The handshake and what comes in are here; what goes out is in `sending`.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 
@@ -16,11 +14,10 @@ use rustls::unbuffered::ConnectionState;
 use super::fault;
 use crate::codec::http::{Response, encode_response};
 use crate::metrics::{Tls, TlsFault, TlsVersion};
-use crate::shard::Sent;
 
 /// Plaintext that is encrypted before the socket is asked whether it takes it, in bytes: two full
 /// records. One message of a room is one record.
-const PLAIN_MAX: usize = 2 * 16 * 1024;
+pub(super) const PLAIN_MAX: usize = 2 * 16 * 1024;
 
 /// What [`PLAIN_MAX`] bytes may become: each record has a header of 5 bytes, in TLS 1.2 a nonce of 8,
 /// a tag of 16 and in TLS 1.3 a type of 1. The rest is for a key update or a ticket in front.
@@ -43,9 +40,9 @@ pub struct Shared {
     /// Ciphertext from a socket, behind what was kept of it; decrypted in place.
     incoming: Vec<u8>,
     /// Ciphertext for a socket.
-    outgoing: Vec<u8>,
+    pub(super) outgoing: Vec<u8>,
     /// Slices in one piece.
-    gathered: Vec<u8>,
+    pub(super) gathered: Vec<u8>,
     /// What is counted.
     pub metrics: Tls,
 }
@@ -88,7 +85,7 @@ pub struct Pulled {
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum Stage {
+pub(super) enum Stage {
     Handshake,
     Open,
     /// We have said that nothing more comes from us.
@@ -99,23 +96,23 @@ enum Stage {
 
 /// A TLS stream to a peer.
 pub struct TlsStream {
-    socket: TcpStream,
-    session: UnbufferedServerConnection,
-    stage: Stage,
+    pub(super) socket: TcpStream,
+    pub(super) session: UnbufferedServerConnection,
+    pub(super) stage: Stage,
     /// The peer's end was read, or the socket's.
-    ended: bool,
+    pub(super) ended: bool,
     /// The sending side of the socket is to be shut behind what is pending.
-    shuts: bool,
+    pub(super) shuts: bool,
     /// Whether anything was read so far.
     spoke: bool,
     /// The beginning of a record or of a handshake message. At most [`INCOMING_MAX`] bytes.
-    incoming: Vec<u8>,
+    pub(super) incoming: Vec<u8>,
     /// Decrypted bytes that the reader had no room for: at most what one read brought.
     plain: Vec<u8>,
     /// Those of them that a reader has got.
     plain_read: usize,
     /// Ciphertext that the socket did not take so far.
-    pending: Vec<u8>,
+    pub(super) pending: Vec<u8>,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -190,11 +187,6 @@ impl TlsStream {
         self.stage == Stage::Handshake
     }
 
-    /// Whether decrypted bytes wait for a reader.
-    pub fn has_plain(&self) -> bool {
-        !self.plain.is_empty()
-    }
-
     /// Goes on with the handshake by one read of the socket. `more` says that a short read is not
     /// the last. The other flag of the answer: the socket has nothing more for now.
     pub fn shake(&mut self, more: bool, shared: &mut Shared) -> (Shook, bool) {
@@ -256,7 +248,7 @@ impl TlsStream {
     }
 
     /// Ends a stream that has failed. The peer is told what can be told without waiting.
-    fn give_up(&mut self, fault: TlsFault, shared: &mut Shared) {
+    pub(super) fn give_up(&mut self, fault: TlsFault, shared: &mut Shared) {
         if self.stage == Stage::Failed {
             return;
         }
@@ -462,208 +454,12 @@ impl TlsStream {
         let filled = sink.filled;
         result.map(|()| filled)
     }
-
-    /// Encrypts and writes what is offered, in order.
-    pub fn push(&mut self, slices: &[IoSlice<'_>], shared: &mut Shared) -> Sent {
-        match self.stage {
-            // The shard is told that there is room when the handshake is over.
-            Stage::Handshake => return Sent::Full,
-            Stage::Shut | Stage::Failed => return Sent::Gone,
-            Stage::Open => {}
-        }
-        if !self.flush(shared) {
-            return match self.stage {
-                Stage::Failed => Sent::Gone,
-                _ => Sent::Full,
-            };
-        }
-        let mut taken = 0;
-        let mut rest = Rest { slices, at: 0 };
-        loop {
-            let mut gathered = std::mem::take(&mut shared.gathered);
-            let chunk = rest.next(&mut gathered);
-            if chunk.is_empty() {
-                shared.gathered = gathered;
-                return Sent::Took(taken);
-            }
-            let encrypted = self.encrypt(chunk, shared);
-            let count = chunk.len();
-            shared.gathered = gathered;
-            let Ok(length) = encrypted else {
-                self.stage = Stage::Failed;
-                return Sent::Gone;
-            };
-            taken += count;
-            match self.write_outgoing(length, shared) {
-                Ok(true) => {}
-                Ok(false) => return Sent::Took(taken),
-                Err(()) => return Sent::Gone,
-            }
-        }
-    }
-
-    /// Encrypts into the shared buffer. Answers how many bytes came of it.
-    fn encrypt(&mut self, chunk: &[u8], shared: &mut Shared) -> Result<usize, ()> {
-        loop {
-            // Part of a message may be known to rustls by its place in this buffer.
-            let status = self.session.process_tls_records(&mut self.incoming);
-            match status.state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    return traffic.encrypt(chunk, &mut shared.outgoing).map_err(drop);
-                }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let before = self.pending.len();
-                    encode(&mut data, &mut shared.outgoing, &mut self.pending);
-                    shared.metrics.pending_bytes += (self.pending.len() - before) as u64;
-                }
-                Ok(ConnectionState::TransmitTlsData(sending)) => sending.done(),
-                Ok(ConnectionState::PeerClosed) => self.ended = true,
-                _ => return Err(()),
-            }
-        }
-    }
-
-    /// Writes the first `length` bytes of the shared buffer behind what is pending. Says whether the
-    /// socket took everything; what it did not take is pending. An error: the socket is broken.
-    fn write_outgoing(&mut self, length: usize, shared: &mut Shared) -> Result<bool, ()> {
-        let bytes = shared.outgoing.get(..length).unwrap_or_default();
-        if !self.pending.is_empty() {
-            self.pending.extend_from_slice(bytes);
-            shared.metrics.pending_bytes += bytes.len() as u64;
-            return Ok(self.flush(shared));
-        }
-        let Ok(count) = write(&mut self.socket, bytes) else {
-            self.stage = Stage::Failed;
-            return Err(());
-        };
-        let rest = bytes.get(count..).unwrap_or_default();
-        self.pending.extend_from_slice(rest);
-        shared.metrics.pending_bytes += rest.len() as u64;
-        Ok(rest.is_empty())
-    }
-
-    /// Writes what is pending. Says whether nothing is pending any more.
-    pub fn flush(&mut self, shared: &mut Shared) -> bool {
-        if self.pending.is_empty() {
-            return true;
-        }
-        match write(&mut self.socket, &self.pending) {
-            Ok(count) => {
-                shared.metrics.pending_bytes =
-                    shared.metrics.pending_bytes.saturating_sub(count as u64);
-                self.pending.drain(..count);
-            }
-            Err(_) => {
-                self.forget_pending(shared);
-                if self.is_in_handshake() {
-                    self.give_up(TlsFault::Abandoned, shared);
-                }
-                self.stage = Stage::Failed;
-                return false;
-            }
-        }
-        if !self.pending.is_empty() {
-            return false;
-        }
-        self.pending = Vec::new();
-        if self.shuts {
-            let _gone = self.socket.shutdown(Shutdown::Write);
-        }
-        true
-    }
-
-    fn forget_pending(&mut self, shared: &mut Shared) {
-        let bytes = self.pending.len() as u64;
-        shared.metrics.pending_bytes = shared.metrics.pending_bytes.saturating_sub(bytes);
-        self.pending = Vec::new();
-    }
-
-    /// Says that nothing more comes from us (close_notify, RFC 8446 §6.1), and shuts the sending side
-    /// behind it.
-    pub fn shutdown_write(&mut self, shared: &mut Shared) {
-        self.shuts = true;
-        self.say_goodbye(shared);
-        if self.flush(shared) {
-            // A peer that has gone already makes this fail, and its end is told by the poller.
-            let _gone = self.socket.shutdown(Shutdown::Write);
-        }
-    }
-
-    fn say_goodbye(&mut self, shared: &mut Shared) {
-        if self.stage != Stage::Open {
-            return;
-        }
-        self.stage = Stage::Shut;
-        let status = self.session.process_tls_records(&mut self.incoming);
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state
-            && let Ok(length) = traffic.queue_close_notify(&mut shared.outgoing)
-        {
-            let _pending = self.write_outgoing(length, shared);
-        }
-    }
-
-    /// Takes leave as well as that goes without waiting: the socket is closed next.
-    pub fn close(&mut self, shared: &mut Shared) {
-        if self.is_in_handshake() {
-            self.give_up(TlsFault::Abandoned, shared);
-        }
-        self.say_goodbye(shared);
-        self.forget_pending(shared);
-    }
-}
-
-/// Slices that are handed out in pieces of [`PLAIN_MAX`] bytes at most.
-struct Rest<'a, 'b> {
-    slices: &'a [IoSlice<'b>],
-    /// Bytes of the first slice that were handed out.
-    at: usize,
-}
-
-impl Rest<'_, '_> {
-    /// The next piece; empty at the end. Where it lies in several slices, `gathered` is where it lies
-    /// in one.
-    fn next<'c>(&'c mut self, gathered: &'c mut Vec<u8>) -> &'c [u8] {
-        gathered.clear();
-        let mut first: &[u8] = &[];
-        while let Some((slice, others)) = self.slices.split_first() {
-            let room = PLAIN_MAX - gathered.len().max(first.len());
-            let bytes = slice.get(self.at..).unwrap_or_default();
-            let count = bytes.len().min(room);
-            let piece = bytes.get(..count).unwrap_or_default();
-            if first.is_empty() {
-                first = piece;
-            } else {
-                if gathered.is_empty() {
-                    gathered.extend_from_slice(first);
-                }
-                gathered.extend_from_slice(piece);
-            }
-            if count < bytes.len() {
-                self.at += count;
-                break;
-            }
-            self.slices = others;
-            self.at = 0;
-        }
-        if gathered.is_empty() { first } else { gathered }
-    }
-}
-
-/// Writes once. A socket that is full has taken nothing.
-fn write(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match socket.write(bytes) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
-            other => return other,
-        }
-    }
 }
 
 type EncodeTlsData<'c> = rustls::unbuffered::EncodeTlsData<'c, ServerConnectionData>;
 
 /// Puts a record of the handshake behind what is pending. The shared buffer is larger than a record.
-fn encode(data: &mut EncodeTlsData<'_>, outgoing: &mut [u8], pending: &mut Vec<u8>) {
+pub(super) fn encode(data: &mut EncodeTlsData<'_>, outgoing: &mut [u8], pending: &mut Vec<u8>) {
     match data.encode(outgoing) {
         Ok(length) => pending.extend_from_slice(outgoing.get(..length).unwrap_or_default()),
         Err(error) => tracing::error!(%error, "a TLS record is longer than records may be"),
