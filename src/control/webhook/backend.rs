@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
@@ -74,11 +75,13 @@ pub(super) struct Backend {
     uri: Uri,
     timeout: Duration,
     secret: Option<hmac::Key>,
+    /// The last question failed, and it was said why.
+    is_failing: AtomicBool,
 }
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Backend({})", self.uri)
+        write!(f, "Backend({:?})", self.uri.host())
     }
 }
 
@@ -107,21 +110,33 @@ impl Backend {
             uri,
             timeout: settings.timeout,
             secret: secret(settings)?,
+            is_failing: AtomicBool::new(false),
         })
     }
 
     /// Asks about a connection.
     pub(super) async fn ask(&self, question: &Question) -> Answer {
-        match tokio::time::timeout(self.timeout, self.exchange(question)).await {
+        let answer = match tokio::time::timeout(self.timeout, self.exchange(question)).await {
             Ok(answer) => answer,
             Err(_) => {
-                let timeout = self.timeout;
-                tracing::debug!(
-                    ?timeout,
-                    "the authentication webhook did not answer in time"
-                );
+                self.complain(&"no answer within --auth-webhook-timeout");
                 Answer::none(Outcome::TimedOut, true)
             }
+        };
+        if !answer.is_fault {
+            self.is_failing.store(false, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// Says why a question failed: once, until one does not.
+    fn complain(&self, reason: &dyn fmt::Display) {
+        // The rest of the URL may have a key in it.
+        let host = self.uri.host().unwrap_or_default();
+        if self.is_failing.swap(true, Ordering::Relaxed) {
+            tracing::debug!(host, %reason, "the authentication webhook fails");
+        } else {
+            tracing::warn!(host, %reason, "the authentication webhook fails: nobody new is let in");
         }
     }
 
@@ -150,7 +165,7 @@ impl Backend {
         let answer = match self.client.request(request).await {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::debug!(%error, "the authentication webhook could not be asked");
+                self.complain(&chain(&error));
                 return Answer::broken();
             }
         };
@@ -164,10 +179,28 @@ impl Backend {
                 tracing::warn!("the authentication webhook's answer is longer than 64 KiB");
                 return Answer::none(Outcome::TooLarge, false);
             }
-            Err(_) => return Answer::broken(),
+            Err(error) => {
+                self.complain(&error);
+                return Answer::broken();
+            }
         };
-        judge(status, &body)
+        let answer = judge(status, &body);
+        if answer.is_fault {
+            self.complain(&status);
+        }
+        answer
     }
+}
+
+/// An error with what brought it about, down to the system's own word.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// What an answer says.
