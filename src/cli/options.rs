@@ -7,7 +7,7 @@
 //! [`super::validate`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -145,6 +145,14 @@ impl Tls {
     /// Whether the admin listener does.
     pub fn is_on_for_admin(&self) -> bool {
         self.admin_tls || self.admin_tls_cert.is_some()
+    }
+
+    /// The files that it is made of.
+    pub fn files(&self) -> Vec<&Path> {
+        let public = self.tls_cert.iter().chain(&self.tls_key);
+        let admin = self.admin_tls_cert.iter().chain(&self.admin_tls_key);
+        let all = public.chain(admin).chain(&self.tls_client_ca);
+        all.map(PathBuf::as_path).collect()
     }
 }
 

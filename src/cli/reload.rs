@@ -91,8 +91,9 @@ impl Reload for Reloader {
     }
 
     fn watched(&self) -> Vec<PathBuf> {
-        let files = policy_files(&self.options);
-        files.into_iter().map(Path::to_owned).collect()
+        let files = policy_files(&self.options).into_iter();
+        let certificates = self.options.tls.files().into_iter();
+        files.chain(certificates).map(Path::to_owned).collect()
     }
 }
 

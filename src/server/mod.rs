@@ -82,6 +82,9 @@ pub struct Settings {
 /// How often files are looked at that may change while the server runs.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long nothing happens before it is looked which certificates are over.
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// Why the server asks what it is told anew.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Cause {
@@ -276,20 +279,31 @@ impl Server {
             readiness,
             signals,
             drain_window,
+            certificates,
             ..
         } = self;
         let watch = Watch::default();
         watch.set(reload.watched());
+        let mut reload_all = |cause| {
+            apply(&mut reload, cause, &outlets, &watch);
+            // It says what came of it.
+            let _as_before = certificates.reload();
+        };
         let heard = listen_to_the_world(signals, ended, outlets.len(), &watch)?;
         let mut draining = false;
         let outcome = loop {
-            let happening = heard.recv().context("nobody is left to say what happens")?;
+            let happening = match heard.recv_timeout(DAY) {
+                Ok(happening) => happening,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    certificates.check_dates();
+                    continue;
+                }
+                Err(error) => return Err(error).context("nobody is left to say what happens"),
+            };
             match happening {
                 Happening::Ended(outcome) => break outcome,
-                Happening::FilesChanged => {
-                    apply(&mut reload, Cause::FilesChanged, &outlets, &watch);
-                }
-                Happening::Signal(SIGHUP) => apply(&mut reload, Cause::Asked, &outlets, &watch),
+                Happening::FilesChanged => reload_all(Cause::FilesChanged),
+                Happening::Signal(SIGHUP) => reload_all(Cause::Asked),
                 Happening::Signal(signal) if draining => {
                     let signal = signal_name(signal);
                     tracing::warn!(signal, "second signal: leaving at once");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::CertificateDer;
 use tidewheel::cli::Options;
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
+use tidewheel::cli::reload::Reloader;
 use tidewheel::cli::settings::settings;
 use tidewheel::cli::units::Count;
 use tidewheel::server::{Certificates, Server};
@@ -47,7 +48,7 @@ impl Running {
         raise_descriptor_limit().unwrap();
         let host = Host::inspect().unwrap();
         let starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = Server::start(&settings(&options, &host)).unwrap();
+        let server = Server::start(&settings(&options, &host, Arc::default())).unwrap();
         drop(starts);
         let running = Running {
             address: server.listen,
@@ -57,7 +58,8 @@ impl Running {
             folder,
         };
         // It ends with the process.
-        std::thread::spawn(move || server.run());
+        let reloader = Reloader::new(options, Default::default());
+        std::thread::spawn(move || server.run(reloader));
         running
     }
 
