@@ -1,9 +1,11 @@
 //! The `tidewheel` program: flags, options, run, exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use tidewheel::cli::check::Check;
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
 use tidewheel::cli::policy::{Secret, policy};
 use tidewheel::cli::reload::Reloader;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
             warnings,
         }) => (options, settings, warnings),
         Ok(Parsed::Token { command, secret }) => return token(&command, secret.as_ref()),
+        Ok(Parsed::Check(check)) => return examine(&check),
         Ok(Parsed::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -55,6 +58,23 @@ fn token(command: &TokenCommand, secret: Option<&Secret>) -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn examine(check: &Check) -> ExitCode {
+    let now_unix_ms = Clock::start().now().unix_ms;
+    // Where the limit cannot be raised, what it is counts.
+    let _as_it_is = raise_descriptor_limit();
+    match Host::inspect() {
+        Ok(host) => {
+            let report = check.run(&host, Path::new("/"), now_unix_ms);
+            print!("{}", report.text);
+            ExitCode::from(report.exit_code)
+        }
+        Err(error) => {
+            eprintln!("error: could not find out what this machine allows: {error}");
+            ExitCode::from(EXIT_FAILURE)
         }
     }
 }

@@ -23,6 +23,7 @@
 //! match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
 //!     Ok(Parsed::Serve { options, .. }) => println!("{options:?}"),
 //!     Ok(Parsed::Token { command, secret: _ }) => println!("{command:?}"),
+//!     Ok(Parsed::Check(check)) => println!("{check:?}"),
 //!     Ok(Parsed::Print(text)) => print!("{text}"),
 //!     Err(error) => {
 //!         eprintln!("{error}");
@@ -60,6 +61,7 @@ pub use options::Options;
 
 pub use sources::Settings;
 
+use check::Check;
 use sources::{Environment, Origin};
 use validate::Conflict;
 
@@ -87,7 +89,9 @@ pub enum Parsed {
         /// The secret of the environment.
         secret: Option<policy::Secret>,
     },
-    /// Print this text to standard output, and end with success: `--help`, `--version`, `check`.
+    /// Check the configuration and the machine.
+    Check(Check),
+    /// Print this text to standard output, and end with success: `--help`, `--version`.
     Print(String),
 }
 
@@ -257,8 +261,8 @@ pub fn parse_from(
     let flags = matches.subcommand().map_or(&matches, |(_, flags)| flags);
     let resolved = sources::resolve(flags, &environment)?;
     if matches.subcommand_name() == Some(CHECK) {
-        let text = check::report(flags, &resolved.options, &resolved.warnings);
-        return Ok(Parsed::Print(text));
+        let check = Check::new(flags, resolved.options, resolved.warnings);
+        return Ok(Parsed::Check(check));
     }
     Ok(Parsed::Serve {
         options: Box::new(resolved.options),

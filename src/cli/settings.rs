@@ -95,6 +95,11 @@ pub(super) fn limits(options: &options::Limits) -> Limits {
     }
 }
 
+/// What the listeners show that speak TLS.
+pub(super) fn certificates(options: &Options) -> impl Iterator<Item = TlsSettings> {
+    tls(options).into_iter().chain(admin_tls(options))
+}
+
 /// What the public listener shows, where it speaks TLS.
 fn tls(options: &Options) -> Option<TlsSettings> {
     let tls = &options.tls;

@@ -1,7 +1,9 @@
 //! The command line as a whole: layers, refusals, help.
 
+use std::path::Path;
 use std::time::Duration;
 
+use super::host::Host;
 use super::*;
 use crate::cli::options::Overflow;
 use crate::cli::units::Count;
@@ -347,15 +349,19 @@ fn check_says_what_a_configuration_comes_to_or_what_is_wrong_with_it() {
         "a:b",
         "--room=c",
     ];
-    let Parsed::Print(text) = parse(&flags, &[]).unwrap() else {
-        panic!("not printed");
+    let Parsed::Check(check) = parse(&flags, &[]).unwrap() else {
+        panic!("no check");
     };
-    let text = text.replace(file.path(), "FILE");
+    let host = Host::inspect().unwrap();
+    let report = check.run(&host, Path::new("/nonexistent"), 0);
+    assert_eq!(report.exit_code, 0);
+    let text = report.text.replace(file.path(), "FILE");
     let begins = "the configuration is good; room rules: 2\n\
          warning: the rule for `a:b` (FILE, line 3) has no effect: the earlier `a:**` (FILE, line \
-         1) means all of its rooms, and the first match wins\n\n\
+         1) means all of its rooms, and the first match wins\n\nmachine: for ";
+    let goes_on = " it has what it takes\n\n\
          room \"a:b\": the rule for `a:**` (FILE, line 1)\n  history            100 ";
-    assert!(text.starts_with(begins), "{text}");
+    assert!(text.starts_with(begins) && text.contains(goes_on), "{text}");
     assert!(
         text.ends_with("\nroom \"c\": no rule means it; the flags hold\n"),
         "{text}"

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::cli::units::ByteSize;
+use crate::server::DESCRIPTORS_RESERVED;
 
 /// What a connection costs in user space when idle, in bytes: `docs/benchmarks.md`, "Memory".
 const USER_BYTES_PER_CONNECTION: u64 = 420;
@@ -15,8 +16,8 @@ const USER_BYTES_PER_CONNECTION: u64 = 420;
 /// half of what both ends took. `docs/benchmarks.md`, "Memory".
 const KERNEL_BYTES_PER_CONNECTION: u64 = 4_200;
 
-/// Descriptors of a process beside its connections.
-const DESCRIPTORS_BESIDE: u64 = 1_024;
+/// Descriptors that a core keeps back from connections.
+const DESCRIPTORS_BESIDE: u64 = DESCRIPTORS_RESERVED as u64;
 
 /// Clock sources that are read without a system call.
 const QUICK_CLOCKS: [&str; 5] = [
@@ -385,20 +386,20 @@ mod tests {
             (
                 |m| m.descriptors = Some(20_000),
                 Weight::Shortage,
-                "take 26024",
-                "ulimit -Hn 27000",
+                "take 25064",
+                "ulimit -Hn 26000",
             ),
             (
                 |m| (m.descriptors, m.descriptors_max) = (Some(1_024), Some(20_000)),
                 Weight::Shortage,
                 "holds 1024",
-                "sysctl -w fs.nr_open=27000 && ulimit",
+                "sysctl -w fs.nr_open=26000 && ulimit",
             ),
             (
                 |m| m.files = Some((5_000, 50_000)),
                 Weight::Shortage,
-                "need 56024",
-                "fs.file-max=57000",
+                "need 55064",
+                "fs.file-max=56000",
             ),
             (
                 |m| m.backlog_max = Some(128),
