@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::cli::policy::read_bounded;
-use crate::gate::{Action, Asked, Authentication, Grant, Policy, Wish, may};
+use crate::gate::{Action, Asked, Authentication, Grant, Policy, Wish};
 use crate::protocol::Timestamp;
 
 /// The text, and whether the token is taken.
@@ -42,10 +42,16 @@ fn describe(named: &str, grant: &Grant, policy: &Policy, rooms: &[String]) -> St
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  room {room:?}");
         for (action, name) in Action::ALL {
-            let verdict = verdict(action, room, grant, policy);
-            let _ = writeln!(text, "    {name:9} {verdict}");
+            if action != Action::Direct {
+                let verdict = verdict(action, room, grant, policy);
+                let _ = writeln!(text, "    {name:9} {verdict}");
+            }
         }
     }
+    let by_default = || policy.rules.default_allow.contains(Action::Direct);
+    let writes = grant.allows_direct().unwrap_or_else(by_default);
+    let verdict = if writes { "yes" } else { "no, 4010" };
+    let _ = writeln!(text, "  messages to single users: {verdict}");
     text
 }
 
@@ -66,10 +72,8 @@ fn verdict(action: Action, room: &str, grant: &Grant, policy: &Policy) -> String
         Action::Publish => asked.permits(Wish::Publish { bytes: 0 }),
         Action::Presence => asked.permits(Wish::Members),
         Action::History => asked.permits(Wish::History),
-        Action::Direct => match grant.allows_direct() {
-            Some(true) => Ok(()),
-            _ => may(action, room, None, Some(grant), rules.default_allow),
-        },
+        // It concerns no room.
+        Action::Direct => Ok(()),
     };
     match found {
         Ok(()) => "yes".to_owned(),
