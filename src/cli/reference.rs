@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Args, Command};
 
 use super::Serve;
+use super::reload::RELOADABLE;
 use super::sources::variable_name;
 
 const HEAD: &str = "\
@@ -35,6 +36,9 @@ number and `KiB`, `MiB`, `GiB`, `kB`, `MB` or `GB`. Rates are a number, or a siz
 `64KiB/s:1MiB`. A BOOL flag alone means `true`; `--flag=false` takes back what a weaker layer says. \
 What may be repeated is an array in the file, and a list between commas in a variable; a stronger \
 layer replaces the list of a weaker one.
+
+What bears ↻ is read anew on SIGHUP, and so are the tables of `[[rooms]]`; files of keys and certificates \
+also when they change. Everything else needs a restart, and is named in the log when it was changed.
 
 The secret of `--auth jwt` may stand in `TIDEWHEEL_JWT_SECRET`, which is neither a flag nor a key of \
 the file: a command line is there for every user of the machine to see.
@@ -72,10 +76,15 @@ fn write_row(text: &mut String, arg: &Arg) {
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "| `--{flag}` | {} | {default} | `{}` | {} |",
+        "| `--{flag}` | {} | {default} | `{}` | {}{} |",
         value.map_or("", |name| name.as_str()),
         variable_name(flag),
         help.replace('|', "\\|"),
+        if RELOADABLE.contains(&flag) {
+            " ↻"
+        } else {
+            ""
+        },
     );
 }
 

@@ -7,12 +7,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::options::AuthMethod;
 use super::policy::{policy, policy_files};
 use super::{Options, Parsed, Settings, parse_from};
 use crate::server::{Cause, Reload, Reloaded};
 
 /// The flags whose values a running server takes over, by the names they have in the file.
-pub const RELOADABLE: [&str; 15] = [
+pub const RELOADABLE: [&str; 27] = [
     "allow-origin",
     "allow-token-in-url",
     "auth",
@@ -24,10 +25,22 @@ pub const RELOADABLE: [&str; 15] = [
     "jwt-key-file",
     "jwt-leeway",
     "jwt-require-exp",
+    "limit-address-connects",
+    "limit-connection-bytes",
+    "limit-connection-control",
+    "limit-connection-joins",
+    "limit-connection-messages",
+    "limit-user-messages",
+    "limit-user-rooms",
     "max-connection-lifetime",
+    "max-connections-per-address",
+    "max-connections-per-user",
+    "max-rate-errors",
     "max-token-bytes",
+    "one-connection-per-user",
     "rooms",
     "token-expiring-notice",
+    "trusted-proxies",
 ];
 
 /// Reads the options of this process again.
@@ -35,6 +48,8 @@ pub struct Reloader {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     options: Options,
+    /// Whether the server was started with a backend to ask.
+    knows_webhook: bool,
     /// As they were when the server was started: what cannot be reloaded still has these.
     started: Settings,
 }
@@ -45,6 +60,7 @@ impl Reloader {
         Reloader {
             arguments: std::env::args_os().collect(),
             environment: std::env::vars_os().collect(),
+            knows_webhook: options.authentication.auth == AuthMethod::Webhook,
             options,
             started: settings,
         }
@@ -82,6 +98,11 @@ impl Reload for Reloader {
             }
             Cause::FilesChanged => self.options.clone(),
         };
+        if options.authentication.auth == AuthMethod::Webhook && !self.knows_webhook {
+            anyhow::bail!(
+                "--auth webhook cannot begin while the server runs, which was started without; restart it"
+            );
+        }
         let policy = policy(&options)?;
         self.options = options;
         Ok(Reloaded {
