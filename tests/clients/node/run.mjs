@@ -6,6 +6,7 @@ import positions from './cases/positions.mjs';
 import edges from './cases/edges.mjs';
 import authentication from './cases/authentication.mjs';
 import pressure from './cases/pressure.mjs';
+import reload from './cases/reload.mjs';
 import rules from './cases/rules.mjs';
 import ending from './cases/ending.mjs';
 import tls from './cases/tls.mjs';
@@ -29,7 +30,7 @@ async function run(name, body, server) {
 }
 
 const all = {
-  ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...rules, ...ending, ...tls, ...page,
+  ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...reload, ...rules, ...ending, ...tls, ...page,
 };
 const cases = Object.entries(all)
   .filter(([name]) => !words.length || words.some(word => name.includes(word)));
