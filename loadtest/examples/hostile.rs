@@ -283,8 +283,23 @@ fn shapes(tls: bool) -> Vec<Vec<u8>> {
         http(&format!("GET /ws HTTP/1.1\r\nX: {}", "y".repeat(9_000))),
     ];
     if tls {
+        // A whole hello, behind which nothing comes: the server has made its half of the keys.
+        shapes.extend(hello());
         shapes.push(b"\x15\x03\x01\x00\x02\x02\x28".to_vec());
         shapes.push(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03".to_vec());
     }
     shapes
+}
+
+/// What a TLS client says first.
+fn hello() -> Option<Vec<u8>> {
+    let roots = rustls::RootCertStore::empty();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().ok()?;
+    let mut client = rustls::ClientConnection::new(config.into(), name).ok()?;
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).ok()?;
+    Some(bytes)
 }
