@@ -220,6 +220,7 @@ pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> S
         lag_age_max: slow_consumers.max_lag_age,
         coalesce: slow_consumers.coalesce,
         answer_bytes_max: options.tuning.max_reply_bytes,
+        memory_budget_bytes: 0,
         heartbeat_interval: heartbeat.heartbeat_interval,
         heartbeat_timeout: heartbeat.heartbeat_timeout,
     }

@@ -88,6 +88,8 @@ label! {
         Credentials = "credentials",
         /// No room for another connection: HTTP 503.
         Capacity = "capacity",
+        /// No memory for another connection (`--memory-budget`): HTTP 503.
+        Memory = "memory",
         /// Too many connections from one place or in one second.
         Rate = "rate",
         /// The handshake took too long.
@@ -269,6 +271,34 @@ label! {
         LagBytes = "lag_bytes",
         /// `--max-lag-age`.
         LagAge = "lag_age",
+        /// `--memory-budget`: it held the most.
+        Memory = "memory",
+    }
+}
+
+label! {
+    /// What memory is held for.
+    MemoryKind {
+        /// Connections and their places in rooms: a fixed cost for each.
+        Connections = "connections",
+        /// Rooms and who is in them: a fixed cost for each.
+        Rooms = "rooms",
+        /// Logs: messages on their way to members.
+        Logs = "logs",
+        /// Messages that rooms keep.
+        History = "history",
+        /// Accepted publishes, to recognise a repeat.
+        Keys = "keys",
+        /// What waits for one connection alone: answers, direct messages.
+        Queues = "queues",
+        /// Heads, messages that arrived in part, input of connections that are not read.
+        Input = "input",
+        /// Messages between cores.
+        Bus = "bus",
+        /// TLS.
+        Tls = "tls",
+        /// Kept for the next turn; given back first.
+        Spare = "spare",
     }
 }
 

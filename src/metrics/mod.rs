@@ -10,14 +10,16 @@
 pub mod labels;
 pub mod latency;
 pub mod ledger;
+pub mod memory;
 pub mod text;
 
 pub use labels::{
     AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Limited,
-    Reject, State, TlsFault, TlsVersion,
+    MemoryKind, Reject, State, TlsFault, TlsVersion,
 };
 pub use latency::Latency;
 pub use ledger::Ledger;
+pub use memory::Memory;
 
 /// Everything that one core counts, or all cores together after `merge`.
 #[derive(Clone, Default, Debug)]
@@ -40,6 +42,8 @@ pub struct Metrics {
     pub flush: Flush,
     /// TLS on the public listener.
     pub tls: Tls,
+    /// What is held in memory, and what was given back to stay within the budget.
+    pub memory: Memory,
     /// Gauge: timers waiting in the wheel.
     pub timers: u64,
 }
@@ -58,6 +62,7 @@ impl Metrics {
             bus,
             flush,
             tls,
+            memory,
             timers,
         } = other;
         self.connections.merge(connections);
@@ -69,6 +74,7 @@ impl Metrics {
         self.bus.merge(bus);
         self.flush.merge(flush);
         self.tls.merge(tls);
+        self.memory.merge(memory);
         self.timers += timers;
     }
 }

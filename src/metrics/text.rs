@@ -6,7 +6,9 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use crate::metrics::{Bus, CodeCounts, Counts, Dialect, Kind, Label, Latency, Ledger, Metrics};
+use crate::metrics::{
+    Bus, CodeCounts, Counts, Dialect, Kind, Label, Latency, Ledger, Memory, Metrics,
+};
 
 /// The `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -45,6 +47,7 @@ pub fn render(cores: &[CoreReport]) -> String {
     write_traffic(&mut out, &all);
     write_ledger(&mut out, &all.ledger);
     write_rooms(&mut out, &all);
+    write_memory(&mut out, &all.memory);
     write_flush(&mut out, &all);
     write_tls(&mut out, &all);
     out.text
@@ -232,6 +235,40 @@ fn write_rooms(out: &mut Exposition, all: &Metrics) {
         "tidewheel_history_bytes",
         "Bytes of frames kept as history.",
         rooms.history_bytes,
+    );
+}
+
+fn write_memory(out: &mut Exposition, memory: &Memory) {
+    let help = "Memory that is counted, by what it is held for.";
+    out.family("tidewheel_memory_bytes", "gauge", help);
+    for (kind, bytes) in memory.held.iter() {
+        out.sample(&[("kind", &kind.text())], bytes);
+    }
+    let help = "The budget that this is held against, with what the allocator adds; 0: none.";
+    out.gauge("tidewheel_memory_budget_bytes", help, memory.budget_bytes);
+    let help = "How near the budget is: 0 calm, 1 history is trimmed, 2 bounds are tighter, \
+                3 debtors are closed, 4 newcomers are refused.";
+    out.gauge("tidewheel_memory_pressure", help, memory.pressure);
+    let help = "Resident memory of the process, as the system tells it.";
+    out.gauge(
+        "tidewheel_memory_resident_bytes",
+        help,
+        memory.resident_bytes,
+    );
+    let help = "Memory of sockets in the kernel: of this control group where it has a limit, \
+                else of the machine.";
+    out.gauge("tidewheel_memory_sockets_bytes", help, memory.sockets_bytes);
+    let help = "Messages that rooms let go of before their time, for the budget.";
+    out.counter(
+        "tidewheel_history_trimmed_messages_total",
+        help,
+        memory.history_trimmed,
+    );
+    let help = "Accepted publishes forgotten before their time, for the budget.";
+    out.counter(
+        "tidewheel_idempotency_trimmed_keys_total",
+        help,
+        memory.keys_trimmed,
     );
 }
 

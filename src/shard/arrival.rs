@@ -10,6 +10,7 @@ use crate::protocol::{ClientId, Event};
 use crate::session::Class;
 use crate::shard::authentication::Arrival;
 use crate::shard::connection::{Connection, Held, Phase, Timer};
+use crate::shard::memory::held_bytes;
 use crate::shard::timers::beat_from;
 use crate::shard::{Shard, mix};
 use crate::time::Now;
@@ -67,12 +68,23 @@ impl Shard {
 
     /// What a peer is told that there is no room for.
     pub fn refusal(retry_after: Duration) -> Vec<u8> {
+        let why = b"this server has as many connections as it may have; try again later\n";
+        Self::refusal_because(retry_after, why)
+    }
+
+    /// What a peer is told that there is no memory for.
+    pub fn refusal_for_memory(retry_after: Duration) -> Vec<u8> {
+        let why = b"this server has no memory left for more connections; try again later\n";
+        Self::refusal_because(retry_after, why)
+    }
+
+    fn refusal_because(retry_after: Duration, body: &[u8]) -> Vec<u8> {
         let seconds = retry_after.as_secs_f64().ceil().to_string();
         let refusal = Response {
             status: 503,
             content_type: "text/plain; charset=utf-8",
             headers: &[("Retry-After", &seconds)],
-            body: b"this server has as many connections as it may have; try again later\n",
+            body,
         };
         let mut response = Vec::new();
         encode_response(&refusal, false, &mut response);
@@ -96,6 +108,7 @@ impl Shard {
             return bytes.len();
         };
         let mut held = connection.take_held();
+        self.memory.note_input(held_bytes(held.as_deref()), 0);
         let before = held.as_ref().map_or(0, |held| held.head.len());
         let read = match &mut held {
             // Nearly every head comes in one piece, and is read where it lies.
@@ -120,7 +133,9 @@ impl Shard {
                 (decision, len.saturating_sub(before))
             }
             Ok(None) => {
-                connection.put_held(held.unwrap_or_else(|| Box::new(Held::of_head(bytes))));
+                let held = held.unwrap_or_else(|| Box::new(Held::of_head(bytes)));
+                self.memory.note_input(0, held_bytes(Some(&held)));
+                connection.put_held(held);
                 return bytes.len();
             }
             Err(fault) => (refuse_head(fault), bytes.len()),

@@ -24,7 +24,11 @@ use crate::room::feed::Remainder;
 use crate::session::Class;
 use crate::shard::config::Overflow;
 use crate::shard::connection::{FeedId, Phase, Timer};
+use crate::shard::memory::input_bytes;
 use crate::shard::{Action, Shard};
+
+/// How many bytes of notices of what it missed may wait for a laggard beyond `--max-reply-bytes`.
+const NOTICES_BYTES_MAX: usize = 64 * 1024;
 
 /// Which bound a laggard passed.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -79,6 +83,7 @@ impl Shard {
             return;
         }
         connection.close_code = code;
+        self.memory.note_input(input_bytes(connection), 0);
         drop(connection.take_held());
         connection.decoder = Default::default();
         connection.paused = false;
@@ -100,8 +105,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        let queue = connection.queue_from(&mut self.queues);
-        queue.push(last_bytes, 0, Class::Raw, now);
+        connection
+            .queue_from(&mut self.queues)
+            .push(last_bytes, 0, Class::Raw, now);
         let due = now + self.config.close_timeout;
         connection.deadline = Some(self.wheel.insert(due, Timer::Close(index)));
         self.queue_connection(index);
@@ -142,7 +148,7 @@ impl Shard {
             return;
         };
         let ledger = RefCell::new(&mut self.metrics.ledger);
-        queue.abandon(
+        self.queues.lend(queue).abandon(
             |kind, n| ledger.borrow_mut().deliver(kind, n),
             |kind, n| ledger.borrow_mut().undelivered(kind, code, n),
         );
@@ -191,6 +197,10 @@ impl Shard {
         let Some(mut connection) = self.connections.remove(index) else {
             return;
         };
+        self.memory.note_input(input_bytes(&connection), 0);
+        if let Some(queue) = connection.queue.take() {
+            self.queues.give(queue);
+        }
         for timer in connection.take_timers() {
             self.wheel.cancel(timer);
         }
@@ -216,7 +226,7 @@ impl Shard {
         let queued = connection.queue.as_ref().map_or(0, |q| q.data_bytes()) as u64;
         // What was for this connection alone cannot be skipped: nobody could say what it missed.
         let must_go = match lag {
-            Lag::Bytes => queued > self.config.lag_bytes_max,
+            Lag::Bytes => queued > self.relief.lag_bytes_max,
             Lag::Age => connection
                 .queue
                 .as_ref()
@@ -236,6 +246,10 @@ impl Shard {
             let ruling = self.local_ruling(id.room());
             let keeps_newest = self.config.overflow(ruling) == Overflow::Latest;
             self.skip(index, id, member, keeps_newest);
+        }
+        if self.is_buried_in_notices(index) {
+            self.metrics.connections.evicted.count(lag.cause());
+            return self.close_with(index, lag.code());
         }
         // What is left is the rest of a frame, in the queue now, and perhaps one newest message.
         if self.connections.get(index).is_some_and(|c| c.blocked) {
@@ -259,6 +273,17 @@ impl Shard {
             let ruling = self.local_ruling(subscription.room);
             is_behind && self.config.overflow(ruling) == Overflow::Evict
         })
+    }
+
+    /// Whether a laggard that jumps ahead again and again, and reads nothing, has been told so often of
+    /// it that this itself is too much.
+    fn is_buried_in_notices(&self, index: u32) -> bool {
+        let queue = self.connections.get(index).and_then(|c| c.queue.as_ref());
+        let max = self
+            .relief
+            .answer_bytes_max
+            .saturating_add(NOTICES_BYTES_MAX);
+        queue.is_some_and(|queue| queue.answer_bytes() > max)
     }
 
     /// Moves a laggard's cursor in one feed to the newest, or to the newest message, and tells it
@@ -348,8 +373,9 @@ impl Shard {
         let rest = feed.rest_under_way(member);
         feed.advance(member, end, spares);
         let class = Class::Data(kind_of(entry));
-        let queue = connection.queue_from(queues);
-        queue.push_rest(&rest, class, now.mono);
+        connection
+            .queue_from(queues)
+            .push_rest(&rest, class, now.mono);
     }
 
     /// Moves everything that a member is behind in a feed into the connection's queue, so that an
@@ -369,14 +395,12 @@ impl Shard {
         let Some(feed) = Self::feed_in(locals, id) else {
             return;
         };
-        let mut queue = connection.queue.take();
         feed.for_each_owed(member, |bytes, entry| {
-            let queue = queue.get_or_insert_with(|| queues.take());
+            let mut queue = connection.queue_from(queues);
             queue.push(bytes, 1, Class::Data(kind_of(entry.note)), entry.at);
         });
         let head = feed.log.head();
         feed.advance(member, head, spares);
-        connection.queue = queue;
     }
 
     /// Serialises an event and puts it into a connection's queue as an answer.
@@ -397,8 +421,9 @@ impl Shard {
         if connection.phase != Phase::Native {
             return;
         }
-        let queue = connection.queue_from(&mut self.queues);
-        queue.push(frame, 1, Class::Answer(Kind::Reply), now);
+        connection
+            .queue_from(&mut self.queues)
+            .push(frame, 1, Class::Answer(Kind::Reply), now);
         self.metrics.ledger.offer(Kind::Reply, 1);
         self.queue_connection(index);
     }

@@ -62,6 +62,9 @@ pub struct ShardConfig {
     /// Bytes of answers that may wait on a connection before it is read no more.
     pub answer_bytes_max: usize,
 
+    /// Bytes of memory for what all cores hold together; 0: as much as there is.
+    pub memory_budget_bytes: usize,
+
     /// Time between two pings to a connection.
     pub heartbeat_interval: Duration,
     /// Time for a sign of life after a ping.

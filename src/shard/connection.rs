@@ -6,7 +6,7 @@ use crate::codec::http::HeadReader;
 use crate::codec::websocket::Decoder;
 use crate::gate::rate::SmallBucket;
 use crate::protocol::{ClientId, UserId};
-use crate::session::{Budget, Queue, SpareQueues};
+use crate::session::{Budget, Lent, Queue, SpareQueues};
 use crate::shard::limits::Guard;
 use crate::shard::pass::Pass;
 use crate::time::Instant;
@@ -162,6 +162,11 @@ impl Connection {
         aside.held.get_or_insert_with(Box::default)
     }
 
+    /// The same, if there is something.
+    pub(super) fn known_held(&self) -> Option<&Held> {
+        self.aside.as_ref()?.held.as_deref()
+    }
+
     /// Takes out what it holds.
     pub(super) fn take_held(&mut self) -> Option<Box<Held>> {
         let held = self.aside.as_mut()?.held.take();
@@ -204,8 +209,9 @@ impl Connection {
     }
 
     /// Its queue, which it has while something is in it.
-    pub(super) fn queue_from(&mut self, spares: &mut SpareQueues) -> &mut Queue {
-        self.queue.get_or_insert_with(|| spares.take())
+    pub(super) fn queue_from<'a>(&'a mut self, spares: &'a mut SpareQueues) -> Lent<'a> {
+        let queue = self.queue.get_or_insert_with(|| spares.take());
+        spares.lend(queue)
     }
 
     /// Takes what is due for it, because it ends.

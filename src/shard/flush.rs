@@ -251,7 +251,7 @@ impl Shard {
         findings: &mut Vec<Finding>,
     ) -> bool {
         let head = feed.log.head();
-        let lag_bytes_max = self.config.lag_bytes_max;
+        let lag_bytes_max = self.relief.lag_bytes_max;
         // A connection with something of its own to get, which this turn's budget did not reach, must
         // not be given a room's messages before it: its last write may have ended within a frame, and
         // it may not have been told yet that it joined. Nobody is asked while nobody waits.
@@ -527,6 +527,7 @@ impl Shard {
             connections,
             locals,
             spares,
+            queues,
             metrics,
             ..
         } = self;
@@ -540,6 +541,7 @@ impl Shard {
             match *part {
                 Part::Queue => {
                     if let Some(queue) = connection.queue.as_mut() {
+                        let mut queue = queues.lend(queue);
                         count = queue.advance(count, |kind, n| metrics.ledger.deliver(kind, n));
                     }
                 }

@@ -11,7 +11,7 @@ use crate::gate::Excess;
 use crate::protocol::json::encode;
 use crate::protocol::{Code, Epoch, Event, Offset, Recover, Sender};
 use crate::room::HomeRoom;
-use crate::room::home::{Published, Share, Upkeep};
+use crate::room::home::{Held, Published, Share, Upkeep};
 use crate::shard::connection::Timer;
 use crate::shard::ruling::Ruling;
 use crate::shard::{Home, Shard, mix};
@@ -84,11 +84,8 @@ impl Shard {
                     return;
                 };
                 let now = self.now.mono;
-                let passes = self
-                    .homes
-                    .get_mut(home)
-                    .is_some_and(|h| h.room.typing(&peer.user, start, now));
-                if passes {
+                let passes = self.change_home(home, |r| r.typing(&peer.user, start, now));
+                if passes == Some(true) {
                     self.tell_typing(home, &peer.user, start);
                 }
             }
@@ -96,11 +93,7 @@ impl Shard {
                 let Some(home) = self.homes.find(hash, room) else {
                     return;
                 };
-                if self
-                    .homes
-                    .get_mut(home)
-                    .is_some_and(|h| h.room.read(&peer.user, offset))
-                {
+                if self.change_home(home, |r| r.read(&peer.user, offset)) == Some(true) {
                     let offset = Offset(offset);
                     let event = Event::ReadReceipt {
                         room,
@@ -122,7 +115,7 @@ impl Shard {
         if let Some(home) = self.homes.find(hash, room) {
             return Some(home);
         }
-        if self.homes.len() >= self.config.rooms_max {
+        if self.homes.len() >= self.config.rooms_max || self.refuses_newcomers() {
             return None;
         }
         let epoch = self.epoch_of(hash);
@@ -163,7 +156,11 @@ impl Shard {
         credits: u16,
     ) {
         let code = Code::OverCapacity;
-        let message = "this node has as many rooms as --max-rooms allows; try again later";
+        let message = if self.homes.len() >= self.config.rooms_max {
+            "this node has as many rooms as --max-rooms allows; try again later"
+        } else {
+            "this node has no memory left for more rooms; try again later"
+        };
         self.metrics.traffic.errors.count(code as u16);
         let event = Event::Error {
             code,
@@ -225,10 +222,12 @@ impl Shard {
             };
             return self.deliver_or_send(peer.connection.core, BusMessage::Full(Box::new(full)));
         }
+        let before = room.held();
         let joined = room.join(peer.connection, &peer.user, presence, history, recover);
         if let Some(info) = &info {
             room.describe(&peer.user, info);
         }
+        self.memory.note_home(before, room.held());
         let welcome = Welcome {
             room: key,
             connection: peer.connection,
@@ -255,7 +254,10 @@ impl Shard {
             return;
         };
         let info = room.info_of(&peer.user);
-        let Some(departure) = room.leave(peer.connection, &peer.user, now) else {
+        let before = room.held();
+        let departure = room.leave(peer.connection, &peer.user, now);
+        self.memory.note_home(before, room.held());
+        let Some(departure) = departure else {
             return;
         };
         if departure.was_typing {
@@ -313,12 +315,14 @@ impl Shard {
             hasher,
             frames,
             config,
+            memory,
             now,
             ..
         } = self;
         let Some(Home { room, .. }) = homes.get_mut(home) else {
             return;
         };
+        let before = room.held();
         let sender = Sender {
             client_id: peer.client_id,
             user_id: &peer.user,
@@ -332,6 +336,7 @@ impl Shard {
             config.limits(ruling),
             tools,
         );
+        memory.note_home(before, room.held());
         let is_new = matches!(published, Published::Accepted { .. });
         let offset = match published {
             Published::Repeat { offset } => offset,
@@ -494,7 +499,14 @@ impl Shard {
             return;
         };
         *upkeep = None;
-        match room.upkeep(now, self.config.limits(ruling)) {
+        let before = room.held();
+        let found = room.upkeep(now, self.config.limits(ruling));
+        let after = match found {
+            Upkeep::Forget => Held::default(),
+            Upkeep::Nothing | Upkeep::At(_) => room.held(),
+        };
+        self.memory.note_home(before, after);
+        match found {
             Upkeep::Nothing => {}
             Upkeep::At(due) => {
                 *upkeep = Some((self.wheel.insert(due, Timer::Upkeep(home)), due));

@@ -16,6 +16,7 @@ use crate::shard::config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX};
 use crate::shard::connection::{Connection, NONE, Phase, Subscription};
 use crate::shard::homes::Publication;
 use crate::shard::limits::room_of;
+use crate::shard::memory::held_bytes;
 use crate::time::Now;
 
 impl Shard {
@@ -41,10 +42,13 @@ impl Shard {
         let Some(mut held) = connection.take_held() else {
             return;
         };
+        let before = held_bytes(Some(&held));
         let mut unread = std::mem::take(&mut held.unread);
         if !held.head.is_empty() {
             connection.put_held(held);
         }
+        self.memory
+            .note_input(before, held_bytes(connection.known_held()));
         self.take_in(index, &mut unread);
     }
 
@@ -90,7 +94,10 @@ impl Shard {
                 return;
             };
             if connection.paused {
-                connection.held().unread.extend_from_slice(input);
+                let before = held_bytes(connection.known_held());
+                let held = connection.held();
+                held.unread.extend_from_slice(input);
+                self.memory.note_input(before, held_bytes(Some(held)));
                 return;
             }
             let taken = match connection.phase {
@@ -127,7 +134,11 @@ impl Shard {
                 fragments_max: config.fragments_max,
             }
         };
-        let decoded = match connection.decoder.decode(input, &limits) {
+        let before = connection.decoder.heap_bytes();
+        let decoded = connection.decoder.decode(input, &limits);
+        let after = connection.decoder.heap_bytes();
+        self.memory.note_input(before, after);
+        let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(fault) => {
                 self.begin_close(index, fault.close_code(), &fault.to_string());
@@ -198,7 +209,7 @@ impl Shard {
             return;
         }
         let answers = connection.queue.as_ref().map_or(0, |q| q.answer_bytes());
-        if answers > self.config.answer_bytes_max || connection.credits_held >= CREDITS {
+        if answers > self.relief.answer_bytes_max || connection.credits_held >= CREDITS {
             connection.paused = true;
         }
     }
@@ -209,7 +220,7 @@ impl Shard {
             return;
         };
         let answers = connection.queue.as_ref().map_or(0, |q| q.answer_bytes());
-        let free = answers <= self.config.answer_bytes_max
+        let free = answers <= self.relief.answer_bytes_max
             && connection.credits_held < CREDITS
             && !connection.is_throttled();
         if connection.paused && free {

@@ -81,14 +81,14 @@ impl Shard {
 
     /// Holds a laggard against the bound in bytes.
     pub(super) fn judge_lag(&mut self, index: u32, transport: &mut impl Transport) {
-        if self.lag_bytes(index) <= self.config.lag_bytes_max {
+        if self.lag_bytes(index) <= self.relief.lag_bytes_max {
             return;
         }
         // The socket may have room again, and the news of it wait behind the messages that this
         // turn took in: nobody is judged without a last offer.
         self.unblock(index);
         self.flush_connection(index, transport);
-        if self.lag_bytes(index) > self.config.lag_bytes_max {
+        if self.lag_bytes(index) > self.relief.lag_bytes_max {
             self.overflow(index, Lag::Bytes);
         }
     }
@@ -100,7 +100,7 @@ impl Shard {
         let Some(connection) = self.connections.get(index) else {
             return;
         };
-        if !connection.blocked || self.lag_bytes(index) <= self.config.lag_bytes_max {
+        if !connection.blocked || self.lag_bytes(index) <= self.relief.lag_bytes_max {
             return;
         }
         let locals = &self.locals;

@@ -194,7 +194,7 @@ impl Shard {
             .ledger
             .offer(Kind::Message, frames.len() as u64);
         for frame in frames {
-            let queue = connection.queue_from(&mut self.queues);
+            let mut queue = connection.queue_from(&mut self.queues);
             queue.push_shared(frame, Class::Answer(Kind::Message), now);
         }
     }
@@ -225,6 +225,7 @@ impl Shard {
         let Shard {
             connections,
             locals,
+            memory,
             ..
         } = self;
         let Some(connection) = connections.get_mut(index) else {
@@ -239,10 +240,12 @@ impl Shard {
         };
         if subscription.member == NONE {
             subscription.member = room.messages.add(index, blocked);
+            memory.note_places(0, 1);
         }
         if presence && subscription.watcher == NONE {
             let feed = room.presence.get_or_insert_with(Box::<Feed>::default);
             subscription.watcher = feed.add(index, blocked);
+            memory.note_places(0, 1);
         } else if !presence && subscription.watcher != NONE {
             let watcher = std::mem::replace(&mut subscription.watcher, NONE);
             self.remove_member(FeedId::presence(local), watcher);
@@ -363,11 +366,13 @@ impl Shard {
             connections,
             locals,
             spares,
+            memory,
             ..
         } = self;
         let Some(feed) = Self::feed_in(locals, id) else {
             return;
         };
+        let before = feed.members.len();
         feed.remove(member, spares, |connection, place| {
             let moved = connections.get_mut(connection);
             if let Some(subscription) = moved.and_then(|c| c.subscription(id.room())) {
@@ -378,6 +383,7 @@ impl Shard {
                 }) = place;
             }
         });
+        memory.note_places(before, feed.members.len());
     }
 
     /// Tells a room's home that a connection is gone from it.

@@ -30,8 +30,10 @@ mod intake;
 mod laggards;
 mod limits;
 mod members;
+mod memory;
 mod pass;
 mod permission;
+mod relief;
 mod ruling;
 mod telling;
 mod timers;
@@ -41,6 +43,8 @@ pub use bans::BANS_MAX;
 pub use config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX, Overflow, ShardConfig};
 pub use connection::Phase;
 pub use flush::{Sent, Transport};
+pub use memory::{CONNECTION_BYTES, HOME_BYTES, LOCAL_BYTES, Outside, PLACE_BYTES};
+pub use relief::{Load, Pressure};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -60,6 +64,8 @@ use crate::session::SpareQueues;
 use crate::shard::bans::Bans;
 use crate::shard::connection::{Connection, FeedId, Timer};
 use crate::shard::flush::{Finding, Shared, Visited};
+use crate::shard::memory::Memory;
+use crate::shard::relief::Relief;
 use crate::shard::ruling::Ruling;
 use crate::time::{Instant, Now};
 use crate::wheel::{TimerId, Wheel};
@@ -186,6 +192,8 @@ pub struct Shard {
     flushed_since: Vec<Instant>,
     draining: bool,
     reading_suspended: bool,
+    memory: Memory,
+    relief: Relief,
     metrics: Metrics,
 }
 
@@ -235,6 +243,8 @@ impl Shard {
             flushed_since: Vec::new(),
             draining: false,
             reading_suspended: false,
+            memory: Memory::default(),
+            relief: Relief::new(&config),
             metrics: Metrics::default(),
             config,
         }
@@ -318,6 +328,8 @@ impl Shard {
         rooms.log_bytes = footprint.log_bytes as u64;
         rooms.history_bytes = footprint.history_bytes as u64;
         self.metrics.timers = footprint.timers as u64;
+        self.metrics.memory.held = self.memory();
+        self.metrics.memory.pressure = self.pressure().number();
         &self.metrics
     }
 

@@ -107,11 +107,17 @@ impl Shard {
         };
         let ruling = self.ruling_by_name(key.name());
         let Shard {
-            homes, config, now, ..
+            homes,
+            config,
+            memory,
+            now,
+            ..
         } = self;
         if let Some(home) = homes.get_mut(home) {
             home.ruling = ruling;
+            let before = home.room.held();
             home.room.follow(now.mono, config.limits(ruling));
+            memory.note_home(before, home.room.held());
         }
         ruling
     }

@@ -204,11 +204,12 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        let queue = connection.queue_from(&mut self.queues);
-        queue.push_shared(frame, Class::Data(Kind::Direct), at);
+        connection
+            .queue_from(&mut self.queues)
+            .push_shared(frame, Class::Data(Kind::Direct), at);
         if connection.blocked {
             self.block(index);
-            if self.lag_bytes(index) > self.config.lag_bytes_max {
+            if self.lag_bytes(index) > self.relief.lag_bytes_max {
                 self.overflow(index, Lag::Bytes);
             }
         } else {

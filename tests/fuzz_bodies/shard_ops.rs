@@ -690,6 +690,7 @@ fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
         lag_age_max: Duration::from_secs(10),
         coalesce: Duration::from_millis(if habits & 4 == 0 { 0 } else { 20 }),
         answer_bytes_max: pick(128, 512, 16 * 1024),
+        memory_budget_bytes: 0,
         heartbeat_interval: Duration::from_secs(25),
         heartbeat_timeout: Duration::from_secs(10),
     }

@@ -78,6 +78,10 @@ impl Plan {
             (steps, clients) = (60, 3);
             shard.message_bytes_max = 80_000;
         }
+        if !floods && rng.u8(..6) == 0 {
+            // From less than the rooms themselves take to more than is ever held.
+            shard.memory_budget_bytes = 1 << rng.u32(14..20);
+        }
         let orders = rng.u8(..4) == 0;
         let is_limited = rng.u8(..8) == 0 && !floods;
         let limits = limits(rng, is_limited);
@@ -147,6 +151,11 @@ impl Plan {
         let least = heartbeat_timeout.min(lag_age_max);
         let least = least.min(self.shard.policy.auth_timeout);
         least.min(handshake_timeout).min(close_timeout) / 2
+    }
+
+    /// Whether memory may be short: what is kept may be gone before its time then.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.shard.memory_budget_bytes > 0
     }
 }
 
@@ -257,6 +266,7 @@ fn config(rng: &mut Rng, cores: u16) -> ShardConfig {
             Duration::ZERO
         },
         answer_bytes_max: pick(rng, &[100, 1_000, 10_000, 1 << 20]),
+        memory_budget_bytes: 0,
         heartbeat_interval: ms(rng, 1_000, 30_000),
         heartbeat_timeout: ms(rng, 500, 10_000),
     }

@@ -120,7 +120,7 @@ impl World {
             Temper::Choppy => session.allowed.extend([4101]),
             Temper::Bad => session.allowed.extend([4101, 4102, 4103]),
         }
-        if self.plan.shard.rooms_max < 10 {
+        if self.plan.shard.rooms_max < 10 || self.plan.is_short_of_memory() {
             session.allowed.insert(4100);
         }
         let limits = &self.plan.shard.policy.limits;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tidewheel::gate::Wish;
-use tidewheel::shard::{Footprint, Overflow};
+use tidewheel::metrics::{Eviction, MemoryKind};
+use tidewheel::shard::{Footprint, Overflow, Pressure};
 
 use crate::Check;
 use crate::law::Standing;
@@ -35,6 +36,8 @@ impl World {
         self.trace.note(|| "the day is over".into());
         self.lift_rates();
         self.dead_are_gone()?;
+        // Nobody is closed between what it is told and the verdict on that.
+        self.relieves = false;
         self.inquire()?;
         self.settle()?;
         for id in 0..self.peers.len() {
@@ -44,6 +47,7 @@ impl World {
         }
         self.counts_agree()?;
         self.judge_directs()?;
+        self.relieves = true;
         self.everyone_goes()?;
         self.nothing_is_left()?;
         self.truth.judge(&self.plan)
@@ -273,6 +277,25 @@ impl World {
             if footprint != Footprint::default() || pending > 0 || shard.wants_flush() {
                 return Err(format!(
                     "core {core} still holds {footprint:?}, {pending} frames"
+                ));
+            }
+            let memory = shard.memory();
+            let spare = memory.of(MemoryKind::Spare);
+            let metrics = shard.metrics();
+            for (what, count) in [
+                ("history trimmed", metrics.memory.history_trimmed),
+                ("keys trimmed", metrics.memory.keys_trimmed),
+                (
+                    "evicted for memory",
+                    metrics.connections.evicted.of(Eviction::Memory),
+                ),
+            ] {
+                *self.truth.told.entry(what.to_owned()).or_default() += count;
+            }
+            if memory.total() > spare || shard.pressure() != Pressure::Calm {
+                return Err(format!(
+                    "core {core} is {:?} and holds {memory:?} for nobody",
+                    shard.pressure()
                 ));
             }
             if !shard.metrics().ledger.balances(0) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tidewheel::address::CoreId;
 use tidewheel::bus::Batch;
-use tidewheel::shard::{Action, Overflow, Phase, Shard, ShardConfig};
+use tidewheel::shard::{Action, Load, Outside, Overflow, Phase, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
 
 use crate::operator::Orders;
@@ -58,6 +58,8 @@ pub struct World {
     /// Time that well-meaning clients may have been without a turn.
     unsettled: Duration,
     pub draining: bool,
+    /// Memory is held against the budget.
+    pub relieves: bool,
 }
 
 /// How much of what could happen in a turn does.
@@ -109,6 +111,7 @@ impl World {
             questions: 0,
             unsettled: Duration::ZERO,
             draining: false,
+            relieves: true,
             plan,
         }
     }
@@ -166,12 +169,41 @@ impl World {
         self.audit(core, "timeouts")?;
         self.send_mail(core);
         self.flush(core, turn, now)?;
+        self.relieve(core, now)?;
         self.act(core, now)?;
         self.audit(core, "actions")?;
         self.send_mail(core);
         self.accept(core, turn, now)?;
         self.cores[core].shard.handle_turn_end(now.mono, now.mono);
         Ok(())
+    }
+
+    /// Tells a core what the others hold, as a reactor does, or nearly.
+    fn relieve(&mut self, core: usize, now: Now) -> Check {
+        if !self.relieves {
+            return Ok(());
+        }
+        let held = |(_, other): (usize, &Core)| other.shard.memory_bytes();
+        let others = self.cores.iter().enumerate().filter(|(i, _)| *i != core);
+        let cores = self.cores.len();
+        let links = (0..cores).flat_map(|from| &self.links[from * cores + core]);
+        let load = Load {
+            others: others.map(held).sum(),
+            outside: Outside {
+                bus: links.map(|batch| batch.weight()).sum(),
+                tls: 0,
+            },
+            ..Load::default()
+        };
+        let shard = &mut self.cores[core].shard;
+        let before = shard.pressure();
+        let pressure = shard.handle_pressure(now, load);
+        if pressure != before {
+            self.trace
+                .note(|| format!("  core {core} is under pressure {pressure:?}"));
+            self.truth.count(format!("pressure {}", pressure.number()));
+        }
+        self.audit(core, "relief")
     }
 
     fn peers_of(&self, core: usize) -> Vec<(usize, u32)> {
@@ -441,9 +473,16 @@ impl World {
         Ok(())
     }
 
-    /// The ledger balances after every call.
+    /// The ledger balances after every call, and memory is what it is counted as.
     pub fn audit(&mut self, core: usize, after: &str) -> Check {
         let shard = &mut self.cores[core].shard;
+        let (counted, found) = (shard.memory(), shard.recount());
+        let is_same = counted.iter().eq(found.iter());
+        if !is_same || shard.memory_bytes() as u64 != counted.total() {
+            return Err(format!(
+                "core {core}'s memory after {after}: {counted:?} in the books, {found:?} found"
+            ));
+        }
         let pending = shard.pending_frames();
         let ledger = &shard.metrics().ledger;
         if ledger.balances(pending) {

@@ -1,0 +1,212 @@
+//! What a core holds in memory, by kind: sums that are kept where memory is taken and given back.
+//!
+//! Reading them is some additions, so they can be looked at within a turn. [`Shard::recount`] adds
+//! everything up anew, room by room and connection by connection; the simulation holds the two
+//! against each other after every call.
+//!
+//! Counted is what grows with what peers do. What a core has in any case (its read buffer, its
+//! tables while they are empty, its metrics) is not, nor is what the allocator wastes: see
+//! `docs/decisions/memory-budget.md`.
+
+use crate::metrics::{Counts, MemoryKind};
+use crate::room::home::Held as RoomHeld;
+use crate::room::{Feed, HomeRoom};
+use crate::shard::connection::{Connection, Held};
+use crate::shard::{Home, LocalRoom, Shard};
+
+/// What a connection costs without its places in rooms, in bytes: its entry, its socket's, its timer,
+/// its user at the user's home. With one room it comes to 432, of which `tests/footprint.rs` finds
+/// some 280 and resident memory shows some 400.
+pub const CONNECTION_BYTES: usize = 288;
+
+/// What a place in a room costs on the connection's core: a cursor in a vector that doubles, and the
+/// connection's note of it.
+pub const PLACE_BYTES: usize = 48;
+
+/// A room's name, its place in the table's index, its timer.
+const ROOM_NAME_BYTES: usize = 96;
+
+/// What a room costs at its home before anything is in it. Its table doubles.
+pub const HOME_BYTES: usize = 2 * size_of::<Home>() + ROOM_NAME_BYTES;
+
+/// What a room costs on a core with members.
+pub const LOCAL_BYTES: usize = 2 * size_of::<LocalRoom>() + ROOM_NAME_BYTES;
+
+/// What is held outside of the shard on its behalf, as the reactor knows it, in bytes.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Outside {
+    /// Messages of other cores that wait for this one.
+    pub bus: usize,
+    /// What sockets hold besides the kernel: TLS.
+    pub tls: usize,
+}
+
+/// The sums that nobody else keeps.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Heads, paused input, parts of messages.
+    input: usize,
+    /// What rooms at home hold.
+    homes: RoomHeld,
+    /// Cursors.
+    places: usize,
+    pub(super) outside: Outside,
+}
+
+impl Memory {
+    /// What a connection holds of its peer's input was `before` and is `after`.
+    pub(super) fn note_input(&mut self, before: usize, after: usize) {
+        self.input = self.input + after - before;
+    }
+
+    /// What a room at home holds was `before` and is `after`.
+    pub(super) fn note_home(&mut self, before: RoomHeld, after: RoomHeld) {
+        let homes = &mut self.homes;
+        homes.history = homes.history + after.history - before.history;
+        homes.keys = homes.keys + after.keys - before.keys;
+        homes.members = homes.members + after.members - before.members;
+    }
+
+    /// A feed had `before` members and has `after`.
+    pub(super) fn note_places(&mut self, before: usize, after: usize) {
+        self.places = self.places + after - before;
+    }
+
+    /// Bytes of history of all rooms at home.
+    pub(super) fn history(&self) -> usize {
+        self.homes.history
+    }
+
+    /// Bytes of keys of all rooms at home.
+    pub(super) fn keys(&self) -> usize {
+        self.homes.keys
+    }
+}
+
+/// What a connection holds of its peer's input, in bytes.
+pub(super) fn input_bytes(connection: &Connection) -> usize {
+    connection.decoder.heap_bytes() + held_bytes(connection.known_held())
+}
+
+/// The same without a part of a message.
+pub(super) fn held_bytes(held: Option<&Held>) -> usize {
+    held.map_or(0, |held| {
+        size_of::<Held>() + held.head.capacity() + held.unread.capacity()
+    })
+}
+
+impl Shard {
+    /// What the core holds in memory, by kind, in bytes.
+    pub fn memory(&self) -> Counts<MemoryKind> {
+        let Memory {
+            input,
+            homes,
+            places,
+            outside,
+        } = &self.memory;
+        let kinds = [
+            (
+                MemoryKind::Connections,
+                self.connections.len() * CONNECTION_BYTES + places * PLACE_BYTES,
+            ),
+            (
+                MemoryKind::Rooms,
+                self.homes.len() * HOME_BYTES + self.locals.len() * LOCAL_BYTES + homes.members,
+            ),
+            (MemoryKind::Logs, self.spares.held_bytes()),
+            (MemoryKind::History, homes.history),
+            (MemoryKind::Keys, homes.keys),
+            (MemoryKind::Queues, self.queues.held_bytes()),
+            (MemoryKind::Input, *input),
+            (MemoryKind::Bus, outside.bus + self.outgoing_bytes()),
+            (MemoryKind::Tls, outside.tls),
+            (
+                MemoryKind::Spare,
+                self.spares.kept_bytes() + self.queues.kept_bytes() + self.frames.kept_bytes(),
+            ),
+        ];
+        let mut counts = Counts::default();
+        for (kind, bytes) in kinds {
+            counts.add(kind, bytes as u64);
+        }
+        counts
+    }
+
+    /// The same, added up anew: to check [`Shard::memory`], at the cost of a look at everything.
+    pub fn recount(&self) -> Counts<MemoryKind> {
+        let mut counts = self.memory();
+        let mut set = |kind, bytes: usize| {
+            let before = counts.of(kind);
+            counts.sub(kind, before);
+            counts.add(kind, bytes as u64);
+        };
+        let feeds = |local: &LocalRoom, of: fn(&Feed) -> usize| {
+            of(&local.messages) + local.presence.as_deref().map_or(0, of)
+        };
+        let locals = |of| {
+            self.locals
+                .iter()
+                .map(|(_, _, l)| feeds(l, of))
+                .sum::<usize>()
+        };
+        let rooms: Vec<RoomHeld> = self.homes.iter().map(|(_, _, h)| h.room.held()).collect();
+        let connections = || self.connections.iter().map(|(_, connection)| connection);
+        let queues = connections().filter_map(|c| c.queue.as_ref());
+        let places = locals(|feed| feed.members.len());
+        set(
+            MemoryKind::Connections,
+            self.connections.len() * CONNECTION_BYTES + places * PLACE_BYTES,
+        );
+        set(
+            MemoryKind::Rooms,
+            self.homes.len() * HOME_BYTES
+                + self.locals.len() * LOCAL_BYTES
+                + rooms.iter().map(|room| room.members).sum::<usize>(),
+        );
+        set(MemoryKind::Logs, locals(|feed| feed.log.heap_bytes()));
+        set(MemoryKind::History, rooms.iter().map(|r| r.history).sum());
+        set(MemoryKind::Keys, rooms.iter().map(|r| r.keys).sum());
+        set(
+            MemoryKind::Queues,
+            queues.map(|q| q.recounted_bytes()).sum(),
+        );
+        set(MemoryKind::Input, connections().map(input_bytes).sum());
+        counts
+    }
+
+    /// All of it together, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let Memory {
+            input,
+            homes,
+            places,
+            outside,
+        } = &self.memory;
+        let spare = self.spares.kept_bytes() + self.queues.kept_bytes() + self.frames.kept_bytes();
+        self.connections.len() * CONNECTION_BYTES
+            + places * PLACE_BYTES
+            + self.homes.len() * HOME_BYTES
+            + self.locals.len() * LOCAL_BYTES
+            + (homes.members + homes.history + homes.keys)
+            + (self.spares.held_bytes() + self.queues.held_bytes() + input + spare)
+            + (outside.bus + outside.tls + self.outgoing_bytes())
+    }
+
+    /// Bytes of messages to other cores that this turn has made so far.
+    fn outgoing_bytes(&self) -> usize {
+        self.outboxes.iter().flatten().map(|b| b.weight()).sum()
+    }
+
+    /// Changes a room at home, and keeps the sum of what rooms hold.
+    pub(super) fn change_home<R>(
+        &mut self,
+        home: u32,
+        change: impl FnOnce(&mut HomeRoom) -> R,
+    ) -> Option<R> {
+        let room = &mut self.homes.get_mut(home)?.room;
+        let before = room.held();
+        let result = change(room);
+        self.memory.note_home(before, room.held());
+        Some(result)
+    }
+}

@@ -1,0 +1,446 @@
+//! Memory is short: what is given back, in which order, and how much of it in a turn.
+//!
+//! ```text
+//!   of the budget    what is done from there on, until it is 5 points below
+//!        80 %        buffers that wait for the next turn go; rooms let go of history
+//!        85 %        bounds of slow readers are a quarter; keys of accepted publishes go
+//!        90 %        whoever holds the most is closed with 4100
+//!        95 %        new connections get 503, new rooms 4100
+//! ```
+//!
+//! A later step waits while an earlier one still finds something. The cores know of each other only
+//! how much each holds: each gives back its own part of what is too much, by what it holds itself.
+//!
+//! A turn looks at some thousands of rooms and connections at the most, and goes on there in the next
+//! one. So «the largest» is the largest of those that a turn looks at: rooms above the average are
+//! halved, and connections are closed from a mark on that sinks while nobody is found above it. With
+//! up to 4,096 connections on a core that is exact.
+
+use crate::metrics::{Eviction, Reject};
+use crate::protocol::Code;
+use crate::shard::connection::Phase;
+use crate::shard::memory::{Outside, input_bytes};
+use crate::shard::{Shard, ShardConfig};
+use crate::time::Now;
+
+/// Rooms that a turn looks at.
+const ROOMS_MAX: usize = 1024;
+
+/// Messages or keys that a turn lets go of: a millisecond, about.
+const PIECES_MAX: usize = 16 * 1024;
+
+/// Connections that a turn looks at.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// Places in rooms that are looked at for that.
+const PLACES_MAX: usize = 16 * 1024;
+
+/// Who holds less than this is not closed for it: it would change nothing.
+const DEBT_MIN: usize = 256;
+
+/// How far below its threshold a step goes, in percent of the budget.
+const HYSTERESIS: usize = 5;
+
+/// What memory costs beyond what is counted: classes of sizes, pages that are in part free. In
+/// percent; `tests/memory_budget.rs` measures it.
+const OVERHEAD_PERCENT: usize = 125;
+
+/// A turn that has taken this part of the budget, while it is short, goes to its end first.
+const TURN_PART: usize = 128;
+
+/// How near the budget is. Each step includes those before it.
+#[derive(Copy, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Pressure {
+    /// Nothing has to be given back.
+    #[default]
+    Calm,
+    /// Rooms let go of history.
+    Trim,
+    /// Slow readers have tighter bounds; keys of accepted publishes go.
+    Tighten,
+    /// Whoever holds the most is closed.
+    Evict,
+    /// Newcomers are refused.
+    Refuse,
+}
+
+/// The steps, and where they begin, in percent of the budget.
+const STEPS: [(Pressure, usize); 4] = [
+    (Pressure::Trim, 80),
+    (Pressure::Tighten, 85),
+    (Pressure::Evict, 90),
+    (Pressure::Refuse, 95),
+];
+
+impl Pressure {
+    /// The level for `used` bytes, where it was `self` so far.
+    fn after(self, used: usize, budget: usize) -> Pressure {
+        let is_on = |(step, percent): &&(Pressure, usize)| {
+            let from = if *step <= self {
+                percent - HYSTERESIS
+            } else {
+                *percent
+            };
+            used >= part_of(budget, from)
+        };
+        let highest = STEPS.iter().filter(is_on).map(|(step, _)| *step).max();
+        highest.unwrap_or_default()
+    }
+
+    /// The level as a number, 0 to 4.
+    pub fn number(self) -> u64 {
+        self as u64
+    }
+
+    /// What is done at this level.
+    pub fn text(self) -> &'static str {
+        match self {
+            Pressure::Calm => "calm",
+            Pressure::Trim => "rooms let go of history",
+            Pressure::Tighten => "slow readers have a quarter of their bounds",
+            Pressure::Evict => "those who hold the most are closed with 4100",
+            Pressure::Refuse => "new connections and rooms are refused",
+        }
+    }
+}
+
+/// What the rest of the node holds.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// What the other cores have counted, in bytes.
+    pub others: usize,
+    /// What is charged as it is measured: sockets in the kernel.
+    pub measured: usize,
+    /// What is held outside of the shard on its behalf.
+    pub outside: Outside,
+    /// Nothing new is to come in, whatever was counted: the process is near the end of what the
+    /// system allows.
+    pub refuse: bool,
+}
+
+/// Where relief stands.
+#[derive(Default)]
+pub(super) struct Relief {
+    pressure: Pressure,
+    refuse: bool,
+    /// What others held when this turn began.
+    others: usize,
+    measured: usize,
+    /// What this core held then.
+    began_with: usize,
+    /// The bounds that hold now.
+    pub(super) lag_bytes_max: u64,
+    pub(super) answer_bytes_max: usize,
+    /// The next room to look at, for its history and for its keys.
+    next_room: [u32; 2],
+    next_connection: u32,
+    /// Who holds as much is closed.
+    mark: usize,
+    debtors: Vec<(usize, u32)>,
+}
+
+impl Relief {
+    pub(super) fn new(config: &ShardConfig) -> Relief {
+        Relief {
+            lag_bytes_max: config.lag_bytes_max,
+            answer_bytes_max: config.answer_bytes_max,
+            mark: usize::MAX,
+            ..Relief::default()
+        }
+    }
+}
+
+fn part_of(budget: usize, percent: usize) -> usize {
+    (budget as u128 * percent as u128 / 100) as usize
+}
+
+/// What counted bytes cost.
+fn cost(bytes: usize) -> usize {
+    bytes.saturating_add(part_of(bytes, OVERHEAD_PERCENT - 100))
+}
+
+impl Shard {
+    /// How near the budget is, as of the last [`Shard::handle_pressure`].
+    pub fn pressure(&self) -> Pressure {
+        self.relief.pressure
+    }
+
+    /// Whether a newcomer gets no place, because memory is short.
+    pub fn refuses_newcomers(&self) -> bool {
+        self.relief.refuse || self.relief.pressure == Pressure::Refuse
+    }
+
+    /// Whether memory is short and this turn has taken so much that it should go to its end before
+    /// anything more is taken in.
+    pub fn wants_turn_end(&self) -> bool {
+        let budget = self.config.memory_budget_bytes;
+        if budget == 0 {
+            return false;
+        }
+        let held = self.memory_bytes();
+        let grown = held.saturating_sub(self.relief.began_with);
+        grown >= budget / TURN_PART && self.used() >= part_of(budget, 90)
+    }
+
+    /// What is held against the budget: of all cores, as far as this one knows.
+    fn used(&self) -> usize {
+        cost(self.memory_bytes().saturating_add(self.relief.others))
+            .saturating_add(self.relief.measured)
+    }
+
+    /// Looks at what the node holds, and gives back this core's part of what is too much. Once a
+    /// turn, after the flush: what is still there then is there because somebody does not take it.
+    pub fn handle_pressure(&mut self, now: Now, load: Load) -> Pressure {
+        self.set_now(now);
+        self.memory.outside = load.outside;
+        let relief = &mut self.relief;
+        (relief.others, relief.measured) = (load.others, load.measured);
+        relief.refuse = load.refuse;
+        let budget = self.config.memory_budget_bytes;
+        if budget > 0 {
+            let used = self.used();
+            let pressure = self.relief.pressure.after(used, budget);
+            if pressure != self.relief.pressure {
+                self.enter(pressure);
+            }
+            if pressure > Pressure::Calm {
+                self.relieve(pressure);
+            }
+        }
+        self.relief.began_with = self.memory_bytes();
+        self.relief.pressure
+    }
+
+    fn enter(&mut self, pressure: Pressure) {
+        let Shard { relief, config, .. } = self;
+        relief.pressure = pressure;
+        let is_tight = pressure >= Pressure::Tighten;
+        let quarter = |bytes: usize| (bytes / 4).max(config.message_bytes_max.min(bytes));
+        (relief.lag_bytes_max, relief.answer_bytes_max) = if is_tight {
+            let lag = usize::try_from(config.lag_bytes_max).unwrap_or(usize::MAX);
+            (quarter(lag) as u64, quarter(config.answer_bytes_max))
+        } else {
+            (config.lag_bytes_max, config.answer_bytes_max)
+        };
+        if pressure < Pressure::Evict {
+            relief.mark = usize::MAX;
+            relief.debtors = Vec::new();
+        }
+    }
+
+    fn relieve(&mut self, pressure: Pressure) {
+        self.spares.release();
+        self.queues.release();
+        self.frames.release();
+        let found_history = self.trim_history();
+        let mut found = found_history;
+        if pressure >= Pressure::Tighten && !found_history {
+            found = self.trim_keys();
+        }
+        if pressure >= Pressure::Evict && (!found || pressure == Pressure::Refuse) {
+            self.evict_debtors();
+        }
+    }
+
+    /// How much this core should hold at most, so that all together hold `percent` of the budget.
+    fn aim(&self, percent: usize) -> usize {
+        let own = self.memory_bytes();
+        let budget = part_of(self.config.memory_budget_bytes, percent);
+        let excess = self.used().saturating_sub(budget);
+        let all = own.saturating_add(self.relief.others).max(1);
+        // What is too much is what it costs; counted, it is less.
+        let counted = excess as u128 * 100 / OVERHEAD_PERCENT as u128;
+        let part = (counted * own as u128).div_ceil(all as u128);
+        own.saturating_sub(part as usize)
+    }
+
+    /// Halves the history of rooms that have more than the average. Says whether it found some, and
+    /// there may be more.
+    fn trim_history(&mut self) -> bool {
+        let aim = self.aim(80 - HYSTERESIS);
+        let average = self.memory.history() / self.homes.len().max(1);
+        let mut left = PIECES_MAX;
+        let mut next = self.relief.next_room[0];
+        for _ in 0..ROOMS_MAX.min(self.homes.len()) {
+            if left == 0 || self.memory_bytes() <= aim {
+                break;
+            }
+            let Some((home, after)) = self.homes.cycle(next) else {
+                break;
+            };
+            next = after;
+            let trimmed = self.change_home(home, |room| {
+                let is_large = room.held().history >= average && room.history_bytes() > 0;
+                if is_large { room.trim_history(left) } else { 0 }
+            });
+            let trimmed = trimmed.unwrap_or_default();
+            self.metrics.memory.history_trimmed += trimmed as u64;
+            left -= trimmed;
+        }
+        self.relief.next_room[0] = next;
+        left < PIECES_MAX && self.memory_bytes() > aim
+    }
+
+    /// The same for keys of accepted publishes.
+    fn trim_keys(&mut self) -> bool {
+        let aim = self.aim(85 - HYSTERESIS);
+        let average = self.memory.keys() / self.homes.len().max(1);
+        let mut left = PIECES_MAX;
+        let mut next = self.relief.next_room[1];
+        for _ in 0..ROOMS_MAX.min(self.homes.len()) {
+            if left == 0 || self.memory_bytes() <= aim {
+                break;
+            }
+            let Some((home, after)) = self.homes.cycle(next) else {
+                break;
+            };
+            next = after;
+            let forgotten = self.change_home(home, |room| {
+                let keys = room.held().keys;
+                if keys > 0 && keys >= average {
+                    room.forget_keys(left)
+                } else {
+                    0
+                }
+            });
+            let forgotten = forgotten.unwrap_or_default();
+            self.metrics.memory.keys_trimmed += forgotten as u64;
+            left -= forgotten;
+        }
+        self.relief.next_room[1] = next;
+        left < PIECES_MAX && self.memory_bytes() > aim
+    }
+
+    /// Closes those who hold the most, as many as it takes.
+    fn evict_debtors(&mut self) {
+        let aim = self.aim(90 - HYSTERESIS);
+        if self.memory_bytes() <= aim {
+            return;
+        }
+        let mut debtors = std::mem::take(&mut self.relief.debtors);
+        debtors.clear();
+        let table = self.generations.len();
+        let window = CONNECTIONS_MAX.min(table);
+        let mut places = PLACES_MAX;
+        let mut largest = 0;
+        for _ in 0..window {
+            let index = self.relief.next_connection;
+            let next = index as usize + 1;
+            self.relief.next_connection = if next < table { next as u32 } else { 0 };
+            let debt = self.debt(index, &mut places);
+            largest = largest.max(debt);
+            if debt >= DEBT_MIN {
+                debtors.push((debt, index));
+            }
+            if places == 0 {
+                break;
+            }
+        }
+        // Where one turn sees them all, the largest is the largest.
+        let mark = if window == table && places > 0 {
+            0
+        } else {
+            self.relief.mark.min(self.debt_max())
+        };
+        debtors.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, index) in debtors.iter().take_while(|(debt, _)| *debt >= mark) {
+            if self.memory_bytes() <= aim {
+                break;
+            }
+            self.evict(*index);
+        }
+        let is_over = self.memory_bytes() > aim;
+        self.relief.mark = if is_over {
+            (mark / 2).max(DEBT_MIN)
+        } else {
+            mark
+        };
+        self.relief.debtors = debtors;
+    }
+
+    /// About the most that a connection may hold.
+    fn debt_max(&self) -> usize {
+        let lag = usize::try_from(self.config.lag_bytes_max).unwrap_or(usize::MAX);
+        let history = self.config.room.history.bytes_max;
+        lag.saturating_add(self.config.answer_bytes_max)
+            .saturating_add(history)
+            .saturating_add(self.config.message_bytes_max)
+    }
+
+    /// What would be free soon if a connection were gone. What is written next to a socket that takes
+    /// it is no debt.
+    fn debt(&self, index: u32, places: &mut usize) -> usize {
+        let Some(connection) = self.connections.get(index) else {
+            return 0;
+        };
+        let input = input_bytes(connection);
+        if !connection.blocked {
+            return input;
+        }
+        let queue = connection.queue.as_ref().map_or(0, |q| q.heap_bytes());
+        let mut log = 0;
+        for (id, member) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
+            let feed = Self::feed_ref(&self.locals, id);
+            log += feed.map_or(0, |feed| feed.held_alone_by(member));
+            *places = places.saturating_sub(1);
+        }
+        input + queue + log
+    }
+
+    fn evict(&mut self, index: u32) {
+        let Some(phase) = self.connections.get(index).map(|c| c.phase) else {
+            return;
+        };
+        self.metrics.connections.evicted.count(Eviction::Memory);
+        match phase {
+            Phase::Awaiting | Phase::Native | Phase::Echo => {
+                self.close_with(index, Code::OverCapacity);
+            }
+            Phase::Head => {
+                let refusal = Self::refusal_for_memory(std::time::Duration::from_secs(1));
+                self.begin_close_with(index, 1000, &refusal);
+            }
+            // It was told why already, and does not take it.
+            Phase::Closing | Phase::Lingering => self.drop_connection(index, 1006),
+        }
+    }
+
+    /// A socket was accepted that there is no memory for: it is told so.
+    pub fn handle_refused_for_memory(&mut self, now: Now, retry_after: std::time::Duration) -> u32 {
+        let index = self.handle_accept(now);
+        self.metrics.connections.rejected.count(Reject::Memory);
+        self.begin_close_with(index, 1000, &Self::refusal_for_memory(retry_after));
+        index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_left_five_points_below_where_it_began() {
+        let cases = [
+            (Pressure::Calm, 79, Pressure::Calm),
+            (Pressure::Calm, 80, Pressure::Trim),
+            (Pressure::Trim, 75, Pressure::Trim),
+            (Pressure::Trim, 74, Pressure::Calm),
+            (Pressure::Calm, 91, Pressure::Evict),
+            (Pressure::Refuse, 90, Pressure::Refuse),
+            (Pressure::Refuse, 89, Pressure::Evict),
+            (Pressure::Evict, 81, Pressure::Tighten),
+            (Pressure::Evict, 60, Pressure::Calm),
+            (Pressure::Calm, 300, Pressure::Refuse),
+        ];
+        for (before, used, after) in cases {
+            assert_eq!(before.after(used, 100), after, "{before:?} at {used}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_large_budget_do_not_overflow() {
+        assert_eq!(part_of(usize::MAX, 100), usize::MAX);
+        assert_eq!(cost(usize::MAX), usize::MAX);
+        assert_eq!(cost(100), 125);
+    }
+}
