@@ -14,7 +14,7 @@ use tidewheel::cli::startup::Startup;
 use tidewheel::cli::token::TokenCommand;
 use tidewheel::cli::{self, EXIT_FAILURE, EXIT_USAGE, Options, Parsed, Settings, logging};
 use tidewheel::reactor::Clock;
-use tidewheel::server::Server;
+use tidewheel::server::{self, Server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -89,7 +89,11 @@ fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
     };
     raise_descriptor_limit().context("could not raise the limit on open files")?;
     let host = Host::inspect().context("could not find out what this machine allows")?;
-    let server = Server::start(&settings(&options, &host, policy))?;
+    let settings = server::Settings {
+        collect: collect_free_memory,
+        ..settings(&options, &host, policy)
+    };
+    let server = Server::start(&settings)?;
     let (listen, admin_listen, has_own_tables) =
         (server.listen, server.admin_listen, server.has_own_tables);
     let startup = Startup {
@@ -104,4 +108,15 @@ fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
     println!("listening on {}", startup.public_url());
     println!("admin on {}", startup.admin_url());
     server.run(Reloader::new(options, given))
+}
+
+/// Makes the allocator give what is free on this thread back to the system.
+#[allow(unsafe_code)]
+fn collect_free_memory() {
+    unsafe extern "C" {
+        /// mimalloc's; it is linked in as the allocator.
+        fn mi_collect(force: bool);
+    }
+    // SAFETY: it may be called at any time from any thread, and touches free memory alone.
+    unsafe { mi_collect(true) }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::thread::available_parallelism;
 
+use crate::server::Available;
+
 /// Facts about the machine that bound what the options can ask for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Host {
@@ -13,6 +15,8 @@ pub struct Host {
     pub descriptors: usize,
     /// What the kernel lowers a larger backlog to (`net.core.somaxconn`), where it says so.
     pub backlog_max: Option<usize>,
+    /// Memory of the machine, and what its control group allows this process.
+    pub memory: Available,
 }
 
 impl Host {
@@ -24,6 +28,7 @@ impl Host {
             backlog_max: std::fs::read_to_string("/proc/sys/net/core/somaxconn")
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
+            memory: Available::inspect(),
         })
     }
 }

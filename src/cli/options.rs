@@ -18,7 +18,8 @@ use super::policy::{KeySource, Secret, key_source};
 use super::rates::{Networks, RateLimit, networks, rate, rate_of_bytes, slow_rate};
 use super::rooms::RoomTable;
 use super::units::{
-    Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, count, count_or_auto, duration,
+    Count, DURATION_MAX, GIB, KIB, MIB, address, bytes, bytes_or_auto, count, count_or_auto,
+    duration,
 };
 use crate::gate::{Actions, Origins};
 
@@ -44,6 +45,9 @@ pub struct Options {
     /// What becomes of a connection that reads too slowly.
     #[command(flatten)]
     pub slow_consumers: SlowConsumers,
+    /// How much memory there is for all of it.
+    #[command(flatten)]
+    pub memory: Memory,
     /// How dead connections are found.
     #[command(flatten)]
     pub heartbeat: Heartbeat,
@@ -289,6 +293,17 @@ pub struct SlowConsumers {
     /// Bytes that the kernel keeps unsent for a connection before it counts as full; 0: its default
     #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = bytes(0..=GIB))]
     pub max_unsent_bytes: usize,
+}
+
+/// How much memory there is for all of it.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Memory")]
+#[group(skip)]
+pub struct Memory {
+    /// Memory for rooms and connections; auto: three quarters of what is here; 0: no budget
+    #[arg(long, value_name = "BYTES", default_value = "auto")]
+    #[arg(value_parser = bytes_or_auto(16 * MIB..=usize::MAX / 2))]
+    pub memory_budget: Count,
 }
 
 /// How dead connections are found.

@@ -44,8 +44,10 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
         webhook: webhook(&options.authentication),
         shard: ShardConfig {
             policy,
+            memory_budget_bytes: memory_budget(options, host).unwrap_or(0),
             ..shard_config(options, CoreId(0), cores, random_seed())
         },
+        collect: || {},
         tuning: Tuning {
             connections_max: 0,
             connections_everywhere_max: 0,
@@ -154,6 +156,15 @@ fn admin_tls(options: &Options) -> Option<TlsSettings> {
         certificates: own,
         ..settings
     })
+}
+
+/// `--memory-budget` in bytes; none where there is none, or nobody knows what is here.
+pub fn memory_budget(options: &Options, host: &Host) -> Option<usize> {
+    match options.memory.memory_budget {
+        Count::Auto => host.memory.bytes().map(|bytes| bytes / 4 * 3),
+        Count::Exactly(0) => None,
+        Count::Exactly(bytes) => Some(bytes),
+    }
 }
 
 /// A number that nobody outside can guess: the standard library's hasher is keyed by the system's

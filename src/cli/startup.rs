@@ -7,10 +7,12 @@ use std::fmt::{self, Display};
 use std::net::SocketAddr;
 
 use super::options::{AuthMethod, Overflow};
-use super::units::{ByteSize, Count, TimeSpan};
+use super::settings::memory_budget;
+use super::units::{ByteSize, Count, MIB, TimeSpan};
 use super::{Options, host::Host, version};
 use crate::reactor::tls::Shown;
 use crate::server::{Capacity, DESCRIPTORS_RESERVED};
+use crate::shard::{CONNECTION_BYTES, PLACE_BYTES};
 
 /// All the facts of a start. Its `Display` is the summary.
 #[derive(Copy, Clone, Debug)]
@@ -49,6 +51,8 @@ impl Startup<'_> {
             self.anonymous_from_outside(),
             self.everyone_at_one_address(),
             self.made_for_development(),
+            self.budget_below_connections(),
+            self.budget_above_the_machine(),
         ]
         .into_iter()
         .flatten()
@@ -92,6 +96,37 @@ impl Startup<'_> {
         let (shards, cores) = (self.capacity().shards, self.host.cores);
         (shards > cores).then(|| {
             format!("--shards {shards} is more than the {cores} cores here: they will take turns")
+        })
+    }
+
+    fn budget_below_connections(&self) -> Option<String> {
+        let budget = memory_budget(self.options, self.host)?;
+        let Count::Exactly(connections) = self.options.connections.max_connections else {
+            return None;
+        };
+        let each = CONNECTION_BYTES + PLACE_BYTES;
+        // The level from which on newcomers are refused, less what the allocator adds.
+        let places = budget / each / 4 * 3;
+        (places < connections).then(|| {
+            format!(
+                "--memory-budget {} is enough for {places} idle connections, at {each} bytes each, \
+                 and not for --max-connections {connections}; raise it to {} or more",
+                ByteSize(budget),
+                ByteSize((connections * each / 3 * 4).next_multiple_of(MIB))
+            )
+        })
+    }
+
+    fn budget_above_the_machine(&self) -> Option<String> {
+        let budget = memory_budget(self.options, self.host)?;
+        let here = self.host.memory.bytes()?;
+        (budget > here).then(|| {
+            format!(
+                "--memory-budget {} is more than the {} that this process may have; the system may \
+                 end it before the budget is reached",
+                ByteSize(budget),
+                ByteSize(here)
+            )
         })
     }
 
@@ -191,6 +226,16 @@ impl Display for Startup<'_> {
             ByteSize(options.slow_consumers.max_lag_bytes),
             TimeSpan(options.slow_consumers.max_lag_age)
         )?;
+        match memory_budget(options, self.host) {
+            Some(budget) => {
+                write!(f, "  memory       {} MiB at most", budget / MIB)?;
+                match self.host.memory.bytes() {
+                    Some(here) => writeln!(f, ", of {} MiB here", here / MIB)?,
+                    None => writeln!(f)?,
+                }
+            }
+            None => writeln!(f, "  memory       no budget")?,
+        }
         for warning in self.warnings() {
             writeln!(f, "warning: {warning}")?;
         }
@@ -222,11 +267,16 @@ impl Display for Limit {
 mod tests {
     use super::*;
     use crate::cli::rates::networks;
+    use crate::server::Available;
 
     const HOST: Host = Host {
         cores: 2,
         descriptors: 20_000,
         backlog_max: Some(4_096),
+        memory: Available {
+            machine: Some(8 << 30),
+            group: Some(2 << 30),
+        },
     };
 
     fn summary(change: impl FnOnce(&mut Options), host: &Host, has_own_tables: bool) -> String {
@@ -254,6 +304,7 @@ tidewheel VERSION
   connections  39872 at most
   messages     64KiB at most
   slow readers closed when 1MiB or 10s behind
+  memory       1536 MiB at most, of 2048 MiB here
 ";
         assert_eq!(summary(|_| {}, &HOST, true), expected);
     }
@@ -272,6 +323,7 @@ tidewheel VERSION
             options.connections.shards = Count::Exactly(4);
             options.connections.max_connections = Count::Exactly(100_000);
             options.slow_consumers.overflow = Overflow::Skip;
+            options.memory.memory_budget = Count::Exactly(32 * MIB);
         };
         let expected = "\
 tidewheel VERSION
@@ -282,11 +334,14 @@ tidewheel VERSION
   connections  768 at most
   messages     64KiB at most
   slow readers jump ahead, told what they missed, when 1MiB or 10s behind
+  memory       32 MiB at most, of 2048 MiB here
 warning: --max-connections 100000 is more than the descriptor limit allows, 768; raise the limit \
 from 1024 (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile of a container)
 warning: --backlog 4096 is lowered to 128 by the kernel; sysctl net.core.somaxconn=4096 allows it
 warning: --shards 4 is more than the 2 cores here: they will take turns
 warning: --insecure-allow-anonymous: whoever reaches 0.0.0.0:80 may read and write every room
+warning: --memory-budget 32MiB is enough for 74898 idle connections, at 336 bytes each, and not for \
+--max-connections 100000; raise it to 43MiB or more
 ";
         assert_eq!(summary(change, &host, false), expected);
     }
@@ -301,6 +356,17 @@ warning: --insecure-allow-anonymous: whoever reaches 0.0.0.0:80 may read and wri
             summary(change, &HOST, true).contains("name it in --trusted-proxies")
         };
         assert!(told("none") && !told("127.0.0.1"));
+    }
+
+    #[test]
+    fn a_budget_that_the_machine_does_not_have_is_said() {
+        let budget = |count| move |o: &mut Options| o.memory.memory_budget = Count::Exactly(count);
+        let text = summary(budget(3 << 30), &HOST, true);
+        assert!(
+            text.contains("--memory-budget 3GiB is more than the 2GiB"),
+            "{text}"
+        );
+        assert!(summary(budget(0), &HOST, true).contains("memory       no budget"));
     }
 
     #[test]

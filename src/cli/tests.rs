@@ -311,6 +311,7 @@ fn help_and_version_are_printed_whatever_the_environment_says() {
             "Messages:",
             "Rooms:",
             "Slow consumers:",
+            "Memory:",
             "Heartbeat:",
             "Authentication:",
             "Shutdown:",

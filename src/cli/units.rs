@@ -240,6 +240,18 @@ pub(super) fn bytes(
     }
 }
 
+/// A parser of `auto` or sizes within `range`, in bytes; 0 is taken too, and means that there is none.
+pub(super) fn bytes_or_auto(
+    range: RangeInclusive<usize>,
+) -> impl Fn(&str) -> Result<Count, UnitError> + Clone + Send + Sync + 'static {
+    let size = bytes(range);
+    move |text| match text {
+        "auto" => Ok(Count::Auto),
+        "0" => Ok(Count::Exactly(0)),
+        text => size(text).map(Count::Exactly),
+    }
+}
+
 /// A parser of whole numbers within `range`; `_` may group the digits.
 pub(super) fn count(
     range: RangeInclusive<usize>,
@@ -407,6 +419,15 @@ mod tests {
         );
         assert_eq!(Count::Auto.unwrap_or(4), 4);
         assert_eq!(Count::Exactly(2).unwrap_or(4), 2);
+    }
+
+    #[test]
+    fn a_size_may_be_left_to_the_machine_or_be_none() {
+        let budget = bytes_or_auto(MIB..=GIB);
+        assert_eq!(budget("auto"), Ok(Count::Auto));
+        assert_eq!(budget("0"), Ok(Count::Exactly(0)));
+        assert_eq!(budget("64MiB"), Ok(Count::Exactly(64 * MIB)));
+        assert!(budget("1KiB").is_err() && budget("much").is_err());
     }
 
     #[test]

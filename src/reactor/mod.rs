@@ -13,6 +13,7 @@
 mod clock;
 mod descriptors;
 mod listener;
+mod pressure;
 mod processors;
 mod sockets;
 pub mod tls;
@@ -20,6 +21,7 @@ pub mod tls;
 pub use clock::Clock;
 pub use descriptors::unshare;
 pub use listener::{Listener, SocketOptions, bind, probe};
+pub use pressure::{Measured, NodeMemory};
 pub use processors::{Processors, pin};
 pub use sockets::{Received, Sockets, Stream};
 
@@ -38,7 +40,7 @@ use crate::address::{ConnectionRef, CoreId, PeerAddress};
 use crate::bus::{Batch, Mailbox, Order, OrderReply, Outlet, Wake};
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Reject, SnapshotReply};
-use crate::shard::{Action, Shard};
+use crate::shard::{Action, Outside, Pressure, Shard};
 use crate::time::{Instant, Now};
 use tls::Shook;
 
@@ -57,6 +59,9 @@ const PRESSURE_WAIT: Duration = Duration::from_millis(1);
 /// How long nothing is accepted after the system had no descriptor or no memory for a connection.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
+/// How long a core sleeps at most while memory is short.
+const RELIEF_WAIT: Duration = Duration::from_millis(10);
+
 /// How often a core that has nobody left to drain looks whether the other cores have.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
 
@@ -67,6 +72,12 @@ pub enum Mail {
     Batch(Batch),
     /// From the control plane: the counters are asked for.
     Snapshot(SnapshotReply),
+    /// From the server: memory is short, so a core that sleeps has to look at what it holds; and
+    /// whether the allocator is to give back what is free.
+    Memory {
+        /// Whether it is.
+        collect: bool,
+    },
     /// From the server: what the operator allows is another.
     Policy(Arc<Policy>),
     /// From the control plane: what the operator's backend says about a connection.
@@ -160,6 +171,7 @@ pub struct Reactor {
     questions: Option<Sender<Question>>,
     /// Connections on all cores. Written when one is accepted or closed, never for a message.
     open_everywhere: Arc<AtomicUsize>,
+    memory: Arc<NodeMemory>,
 }
 
 impl Reactor {
@@ -173,7 +185,12 @@ impl Reactor {
         core: CoreId,
         (mut listener, tls): (Listener, Option<Arc<ServerConfig>>),
         shard: Shard,
-        (tuning, clock, open_everywhere): (Tuning, Clock, Arc<AtomicUsize>),
+        (tuning, clock, open_everywhere, memory): (
+            Tuning,
+            Clock,
+            Arc<AtomicUsize>,
+            Arc<NodeMemory>,
+        ),
     ) -> io::Result<Reactor> {
         listener.register(seat.poll.registry(), LISTENER)?;
         Ok(Reactor {
@@ -194,6 +211,7 @@ impl Reactor {
             drain_ends: None,
             questions: None,
             open_everywhere,
+            memory,
         })
     }
 
@@ -283,7 +301,10 @@ impl Reactor {
         let pressure = (!self.to_read.is_empty()).then(|| now + PRESSURE_WAIT);
         let is_idle_in_drain = self.drain_ends.is_some() && self.shard.is_empty();
         let others = is_idle_in_drain.then(|| now + DRAIN_WAIT);
+        let is_short = self.shard.pressure() > Pressure::Calm;
+        let relief = is_short.then(|| now + RELIEF_WAIT);
         let due = [
+            relief,
             self.shard.poll_timeout(),
             self.accept_at,
             self.drain_ends,
@@ -320,6 +341,7 @@ impl Reactor {
         let flushed = self
             .shard
             .poll_flush(began, &mut self.sockets, self.tuning.flush_budget);
+        self.look_at_memory(began);
         self.act(began);
         self.ask(began);
         self.send_mail();
@@ -328,6 +350,19 @@ impl Reactor {
         self.shard
             .handle_turn_end(began.mono, self.clock.now().mono);
         !flushed || more_mail || more_to_accept || more_to_read || self.shard.wants_flush()
+    }
+
+    /// Holds what is there after the flush against the budget, and gives back what is too much.
+    fn look_at_memory(&mut self, now: Now) {
+        let outlet = self.outlets.get(self.core.index());
+        let outside = Outside {
+            bus: outlet.map_or(0, Outlet::backlog_bytes),
+            tls: self.sockets.heap_bytes(),
+        };
+        let load = self.memory.load(self.core, outside);
+        let pressure = self.shard.handle_pressure(now, load);
+        let held = self.shard.memory_bytes();
+        self.memory.tell(self.core, held, pressure);
     }
 
     fn note(&mut self, index: u32, event: &mio::event::Event, now: Now) {
@@ -356,10 +391,15 @@ impl Reactor {
     fn read_all(&mut self, now: Now) {
         self.handshakes_left = self.tuning.handshake_budget;
         let list = std::mem::take(&mut self.to_read);
-        for index in list {
+        let mut list = list.into_iter();
+        for index in list.by_ref() {
             self.sockets.unlist(index);
             self.read(index, now);
+            if self.shard.wants_turn_end() {
+                break;
+            }
         }
+        self.to_read.extend(list);
     }
 
     fn read(&mut self, index: u32, now: Now) {
@@ -439,7 +479,17 @@ impl Reactor {
             match self.mailbox.receive() {
                 None => return false,
                 Some(Mail::Batch(batch)) => self.shard.handle_bus(now, batch),
-                Some(Mail::Snapshot(reply)) => reply.answer(self.metrics()),
+                Some(Mail::Snapshot(reply)) => {
+                    if self.core.index() == 0 {
+                        self.memory.write(&mut self.shard.metrics_mut().memory);
+                    }
+                    reply.answer(self.metrics());
+                }
+                Some(Mail::Memory { collect }) => {
+                    if collect {
+                        (self.memory.collect)();
+                    }
+                }
                 Some(Mail::Policy(policy)) => self.shard.handle_policy(now, policy),
                 Some(Mail::Verdict(connection, verdict)) => {
                     self.shard.handle_verdict(now, connection, verdict);
@@ -449,6 +499,9 @@ impl Reactor {
                 }
                 Some(Mail::Tls(config)) => self.tls = Some(config),
                 Some(Mail::Drain(window)) => self.drain(now, window),
+            }
+            if self.shard.wants_turn_end() {
+                break;
             }
         }
         true
@@ -570,6 +623,8 @@ impl Reactor {
             open >= connections_max || everywhere >= self.tuning.connections_everywhere_max;
         let index = if is_full {
             self.shard.handle_refused(now, retry_after)
+        } else if self.shard.refuses_newcomers() {
+            self.shard.handle_refused_for_memory(now, retry_after)
         } else {
             self.shard.handle_accept(now)
         };

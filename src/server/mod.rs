@@ -9,6 +9,7 @@
 //! a copy of it in a core's table would keep its port open after it is closed.
 
 mod capacity;
+mod memory;
 mod tls;
 mod watch;
 
@@ -28,6 +29,7 @@ use signal_hook::iterator::Signals;
 use tokio::sync::mpsc::Sender;
 
 pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
+pub use memory::Available;
 pub use tls::Certificates;
 
 use crate::address::{ConnectionRef, CoreId};
@@ -37,7 +39,7 @@ use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply};
 use crate::reactor::tls::{Shown, TlsSettings};
 use crate::reactor::{
-    self, Clock, Listener, Mail, Processors, Reactor, Seat, SocketOptions, Tuning,
+    self, Clock, Listener, Mail, NodeMemory, Processors, Reactor, Seat, SocketOptions, Tuning,
 };
 use crate::server::watch::Watch;
 use crate::shard::{Shard, ShardConfig};
@@ -75,6 +77,8 @@ pub struct Settings {
     pub webhook: Option<WebhookSettings>,
     /// What each core's shard is told; its number is filled in.
     pub shard: ShardConfig,
+    /// Makes the allocator give free pages of the calling thread back to the system.
+    pub collect: fn(),
     /// Bounds of a core's turn; how many connections it serves is filled in.
     pub tuning: Tuning,
 }
@@ -179,6 +183,8 @@ pub struct Server {
     readiness: Arc<Readiness>,
     signals: Signals,
     drain_window: Duration,
+    /// Dropped when all is over: what measures memory ends then.
+    _measuring: mpsc::Sender<()>,
 }
 
 impl Server {
@@ -214,6 +220,8 @@ impl Server {
         let webhook = settings.webhook.as_ref().map(Webhook::new).transpose()?;
         let (questions, webhook) = webhook.unzip();
         let (ended_sender, ended) = mpsc::channel();
+        let budget = settings.shard.memory_budget_bytes;
+        let memory = Arc::new(NodeMemory::new(shards, budget, settings.collect));
         let plan = Plan {
             settings,
             clock,
@@ -222,6 +230,7 @@ impl Server {
             questions,
             ended: ended_sender,
             open_everywhere: Arc::new(AtomicUsize::new(0)),
+            memory: Arc::clone(&memory),
             processors: processors(settings),
         };
         let (listen, has_own_tables) = plan.start_cores(seats)?;
@@ -240,6 +249,7 @@ impl Server {
             .with_webhook(webhook)
             .spawn(admin, cores, Arc::clone(&readiness), limits)
             .context("could not start the control plane")?;
+        let measuring = measure(memory, outlets.clone())?;
         readiness.set(Phase::Ready);
         let admin_listen = control.address();
         let drain_window = settings.drain_window;
@@ -258,6 +268,7 @@ impl Server {
             readiness,
             signals,
             drain_window,
+            _measuring: measuring,
         })
     }
 
@@ -387,6 +398,19 @@ fn apply(reload: &mut impl Reload, cause: Cause, outlets: &[Outlet<Mail>], watch
     }
 }
 
+/// Measures memory on a thread of its own, until what this answers is dropped.
+fn measure(
+    memory: Arc<NodeMemory>,
+    outlets: Vec<Outlet<Mail>>,
+) -> anyhow::Result<mpsc::Sender<()>> {
+    let (measuring, stop) = mpsc::channel();
+    thread::Builder::new()
+        .name("memory".into())
+        .spawn(move || memory::Monitor::new(memory, outlets).run(&stop))
+        .context("could not start the thread that measures memory")?;
+    Ok(measuring)
+}
+
 /// Says what could not be had, and how to find out who has it.
 fn cannot_listen(flag: &str, address: SocketAddr) -> String {
     let port = address.port();
@@ -447,6 +471,7 @@ struct Plan<'a> {
     questions: Option<Sender<Question>>,
     ended: mpsc::Sender<Ended>,
     open_everywhere: Arc<AtomicUsize>,
+    memory: Arc<NodeMemory>,
     processors: Option<Processors>,
 }
 
@@ -502,12 +527,14 @@ impl Plan<'_> {
         };
         let tunings = [self.tuning(false), self.tuning(true)];
         let open_everywhere = Arc::clone(&self.open_everywhere);
+        let memory = Arc::clone(&self.memory);
         move || {
             let has_own_table = take_own_table(core);
             let processor = processor.filter(|processor| stay_on(core, *processor));
             let started = open(address, sockets, processor).and_then(|(listener, address)| {
                 let shard = Shard::new(config, clock.now());
-                let world = (tunings[usize::from(has_own_table)], clock, open_everywhere);
+                let tuning = tunings[usize::from(has_own_table)];
+                let world = (tuning, clock, open_everywhere, memory);
                 let reactor = Reactor::new(seat, outlets, core, (listener, tls), shard, world)?;
                 let reactor = reactor.with_questions(questions);
                 Ok((
