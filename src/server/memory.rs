@@ -13,6 +13,10 @@ use crate::reactor::{Mail, Measured, NodeMemory};
 /// How often memory is measured.
 const MEASURE_EVERY: Duration = Duration::from_millis(250);
 
+/// How many measurements long it is less short before that is said: 5 seconds. Near a threshold the
+/// level goes to and fro.
+const CALM_AFTER: u32 = 20;
+
 /// How many measurements lie between two requests to the allocator at least: 5 seconds.
 const COLLECT_EVERY: u32 = 20;
 
@@ -165,7 +169,9 @@ pub(super) struct Monitor {
     outlets: Vec<Outlet<Mail>>,
     group: Option<(Group, usize)>,
     is_near_end: bool,
-    level: u8,
+    /// The level that was told last, and for how long it has been lower.
+    told: u8,
+    calmer_for: u32,
     since_collect: u32,
 }
 
@@ -177,7 +183,8 @@ impl Monitor {
             outlets,
             group,
             is_near_end: false,
-            level: 0,
+            told: 0,
+            calmer_for: 0,
             since_collect: 0,
         }
     }
@@ -235,23 +242,28 @@ impl Monitor {
     fn look(&mut self, measured: Measured) {
         let (level, peak) = self.node.levels();
         let (held, budget) = (self.node.held_bytes(), self.node.budget_bytes());
-        if level != self.level || peak > self.level {
-            let resident = measured.resident;
-            if peak > self.level {
-                let doing = DOING.get(usize::from(peak)).copied().unwrap_or_default();
-                tracing::warn!(
-                    level,
-                    peak,
-                    held,
-                    resident,
-                    budget,
-                    doing,
-                    "memory is short"
-                );
-            } else {
-                tracing::info!(level, held, resident, budget, "memory is less short");
-            }
-            self.level = level;
+        let resident = measured.resident;
+        if peak > self.told {
+            let doing = DOING.get(usize::from(peak)).copied().unwrap_or_default();
+            tracing::warn!(
+                level = peak,
+                held,
+                resident,
+                budget,
+                doing,
+                "memory is short"
+            );
+            self.told = peak;
+        }
+        self.calmer_for = if peak < self.told {
+            self.calmer_for + 1
+        } else {
+            0
+        };
+        if self.calmer_for >= CALM_AFTER {
+            self.calmer_for = 0;
+            self.told = peak;
+            tracing::info!(level = peak, held, resident, budget, "memory is less short");
         }
         // Pages that are free stay with the allocator for a while. That is no reason to close anybody,
         // but it may be given back.
