@@ -31,7 +31,7 @@ const KIB: usize = 1 << 10;
 
 /// What the process may have beyond its budget and what it had before anybody came: pages that are
 /// free and not given back yet, stacks, what one turn takes.
-const ALLOWANCE: usize = 24 * MIB;
+const ALLOWANCE: usize = 40 * MIB;
 
 /// Connections that were told 503.
 static REFUSED: AtomicU64 = AtomicU64::new(0);

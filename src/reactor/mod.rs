@@ -59,6 +59,9 @@ const PRESSURE_WAIT: Duration = Duration::from_millis(1);
 /// How long nothing is accepted after the system had no descriptor or no memory for a connection.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
+/// What may wait for one core is at most this part of the memory budget.
+const BUS_PART: usize = 32;
+
 /// How long a core sleeps at most while memory is short.
 const RELIEF_WAIT: Duration = Duration::from_millis(10);
 
@@ -346,7 +349,8 @@ impl Reactor {
         self.ask(began);
         self.send_mail();
         let more_to_accept = self.accept(began);
-        let more_to_read = !suspended && !self.to_read.is_empty();
+        let may_read = !suspended && !self.shard.wants_relief();
+        let more_to_read = may_read && !self.to_read.is_empty();
         self.shard
             .handle_turn_end(began.mono, self.clock.now().mono);
         !flushed || more_mail || more_to_accept || more_to_read || self.shard.wants_flush()
@@ -377,7 +381,12 @@ impl Reactor {
 
     /// Whether some other core has so much waiting that nothing should be read that adds to it.
     fn is_under_pressure(&self) -> bool {
-        let max = self.tuning.bus_backlog_bytes;
+        // What waits between cores is part of the budget, and nobody can be closed for it.
+        let part = match self.memory.budget_bytes() {
+            0 => usize::MAX,
+            budget => budget / BUS_PART,
+        };
+        let max = self.tuning.bus_backlog_bytes.min(part);
         let others = self
             .outlets
             .iter()
@@ -392,12 +401,10 @@ impl Reactor {
         self.handshakes_left = self.tuning.handshake_budget;
         let list = std::mem::take(&mut self.to_read);
         let mut list = list.into_iter();
-        for index in list.by_ref() {
+        while !self.shard.wants_relief() {
+            let Some(index) = list.next() else { break };
             self.sockets.unlist(index);
             self.read(index, now);
-            if self.shard.wants_turn_end() {
-                break;
-            }
         }
         self.to_read.extend(list);
     }
@@ -500,7 +507,7 @@ impl Reactor {
                 Some(Mail::Tls(config)) => self.tls = Some(config),
                 Some(Mail::Drain(window)) => self.drain(now, window),
             }
-            if self.shard.wants_turn_end() {
+            if self.shard.wants_relief() {
                 break;
             }
         }

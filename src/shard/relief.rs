@@ -14,8 +14,8 @@
 //! A turn looks at some thousands of rooms and connections at the most, and goes on there in the next
 //! one. So nothing is sorted that has a million entries: rooms with more history than the average are
 //! halved, and connections are closed that hold more than a mark, which sinks by half every few
-//! milliseconds while that is not enough. It does so on all cores alike: who holds the most anywhere
-//! goes first, to within a factor of two.
+//! milliseconds while that is not enough, and more slowly among small ones. It does so on all cores
+//! alike: who holds the most anywhere goes first, to within a factor of two.
 
 use std::time::Duration;
 
@@ -41,9 +41,16 @@ const PLACES_MAX: usize = 16 * 1024;
 /// Who holds less than this is not closed for it: it would change nothing.
 const DEBT_MIN: usize = 256;
 
-/// How long a mark stays before it sinks by half: the other cores have their turns meanwhile. With no
-/// memory left at all it sinks in every turn.
-const MARK_SINKS: Duration = Duration::from_millis(5);
+/// How long the mark stays before it sinks by half, and how long a core goes on with what it may take
+/// in while memory is short: the other cores have their turns meanwhile.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Who holds less than this is closed only when there was no other way for a while: the mark sinks in
+/// longer steps then. A message that is coming in, or an answer on its way, is often so large.
+const SMALL_DEBT: usize = 64 * 1024;
+
+/// Those longer steps.
+const LONG_STEP: Duration = Duration::from_millis(100);
 
 /// For how long a part of a message counts as coming in, in milliseconds.
 const STILL_COMING_MS: u32 = 200;
@@ -58,8 +65,8 @@ const HYSTERESIS: usize = 5;
 /// percent; `tests/memory_budget.rs` measures it.
 const OVERHEAD_PERCENT: usize = 125;
 
-/// A turn that has taken this part of the budget, while it is short, goes to its end first.
-const TURN_PART: usize = 128;
+/// How much a core takes in within a step while memory is short: this part of the budget.
+const STEP_PART: usize = 512;
 
 /// How near the budget is. Each step includes those before it.
 #[derive(Copy, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -139,8 +146,9 @@ pub(super) struct Relief {
     /// What others held when this turn began.
     others: usize,
     measured: usize,
-    /// What this core held then.
+    /// What this core held when its step began, and when that was.
     began_with: usize,
+    began_at: Instant,
     /// The bounds that hold now.
     pub(super) lag_bytes_max: u64,
     pub(super) answer_bytes_max: usize,
@@ -185,16 +193,16 @@ impl Shard {
         self.relief.refuse || self.relief.pressure == Pressure::Refuse
     }
 
-    /// Whether memory is short and this turn has taken so much that it should go to its end before
-    /// anything more is taken in.
-    pub fn wants_turn_end(&self) -> bool {
+    /// Whether memory is short and so much was taken in lately that relief has to come first: nothing
+    /// more should be read for some milliseconds.
+    pub fn wants_relief(&self) -> bool {
         let budget = self.config.memory_budget_bytes;
         if budget == 0 {
             return false;
         }
         let held = self.memory_bytes();
         let grown = held.saturating_sub(self.relief.began_with);
-        grown >= budget / TURN_PART && self.used() >= part_of(budget, 90)
+        grown >= budget / STEP_PART && self.used() >= part_of(budget, 90)
     }
 
     /// What is held against the budget: of all cores, as far as this one knows.
@@ -222,8 +230,12 @@ impl Shard {
                 self.relieve(pressure);
             }
         }
-        self.relief.began_with = self.memory_bytes();
-        self.relief.pressure
+        let held = self.memory_bytes();
+        let relief = &mut self.relief;
+        if held < relief.began_with || relief.began_at + STEP <= self.now.mono {
+            (relief.began_with, relief.began_at) = (held, self.now.mono);
+        }
+        relief.pressure
     }
 
     fn enter(&mut self, pressure: Pressure) {
@@ -350,8 +362,8 @@ impl Shard {
         }
         self.relief.debtors = debtors;
         let now = self.now.mono;
-        let sinks = pressure == Pressure::Refuse || self.relief.marked_at + MARK_SINKS <= now;
-        if sinks && self.memory_bytes() > aim {
+        let step = if mark > SMALL_DEBT { STEP } else { LONG_STEP };
+        if self.relief.marked_at + step <= now && self.memory_bytes() > aim {
             self.relief.mark = (mark / 2).max(DEBT_MIN);
             self.relief.marked_at = now;
         }
