@@ -89,16 +89,20 @@ fn with_tokens(users: usize) -> Policy {
 
 #[test]
 fn an_idle_joined_connection_allocates_less_than_400_bytes() {
-    let (each, both) = idle_joined(&Policy::default());
+    let (each, both, counted) = idle_joined(&Policy::default());
     assert!(each < 400, "{each} bytes");
     assert!(both < 512 * 1024);
+    assert!(
+        (each..2 * each).contains(&counted),
+        "{counted} bytes are counted, {each} are allocated"
+    );
     // A user with a name, a grant that ends, and something to tell others.
-    let (each, _) = idle_joined(&with_tokens(10_200));
+    let (each, _, _) = idle_joined(&with_tokens(10_200));
     assert!(each < 800, "{each} bytes with a token");
 }
 
-/// Bytes for each connection, and for both cores with the first few.
-fn idle_joined(policy: &Policy) -> (isize, isize) {
+/// Bytes for each connection, for both cores with the first few, and counted for each connection.
+fn idle_joined(policy: &Policy) -> (isize, isize, isize) {
     const CONNECTIONS: usize = 10_000;
     const BEFORE: usize = 200;
     let now = Now {
@@ -121,9 +125,12 @@ fn idle_joined(policy: &Policy) -> (isize, isize) {
 
     let nobody = ALLOCATED.load(Ordering::Relaxed);
     let mut before = nobody;
+    let counted = |shards: &[Shard]| shards.iter().map(Shard::memory_bytes).sum::<usize>();
+    let mut counted_before = 0;
     for i in 0..BEFORE + CONNECTIONS {
         if i == BEFORE {
             before = ALLOCATED.load(Ordering::Relaxed);
+            counted_before = counted(&shards);
         }
         let shard = &mut shards[i % 2];
         let index = shard.handle_accept(now);
@@ -145,6 +152,8 @@ fn idle_joined(policy: &Policy) -> (isize, isize) {
     let members: u64 = shards.iter_mut().map(|s| s.metrics().rooms.members).sum();
     assert_eq!(members, (BEFORE + CONNECTIONS) as u64);
     let both = before - nobody;
+    let counted = ((counted(&shards) - counted_before) / CONNECTIONS) as isize;
+    println!("counted for the memory budget: {counted}");
     let later = Now {
         mono: Instant::ORIGIN + Duration::from_millis(1),
         ..now
@@ -158,5 +167,5 @@ fn idle_joined(policy: &Policy) -> (isize, isize) {
     turn(&mut shards, later);
     let left: u64 = shards.iter_mut().map(|s| s.metrics().rooms.members).sum();
     assert_eq!(left, 0, "everyone left");
-    (each, both)
+    (each, both, counted)
 }

@@ -9,7 +9,12 @@
 //! program than this build's. `cargo test --test memory_budget -- --nocapture` tells the figures.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // a client that cannot go on is a failure
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "clients with a clock of their own; one that cannot go on is a failure"
+)]
 
 use std::collections::BTreeMap;
 use std::env;
@@ -357,7 +362,7 @@ fn ten_times_the_budget_is_wanted_and_it_holds() {
         })
     };
     let lag = {
-        let (public, rooms) = (public.clone(), lag_rooms.clone());
+        let (public, rooms) = (public.clone(), lag_rooms);
         thread::spawn(move || {
             let path = |room: &String| format!("/ws/{room}");
             let stalled: Vec<Client> = rooms
