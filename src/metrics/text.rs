@@ -229,11 +229,12 @@ fn write_rooms(out: &mut Exposition, all: &Metrics) {
     out.gauge("tidewheel_room_logs", help, rooms.local);
     let help = "Cursors: a connection counts once for each room it is in.";
     out.gauge("tidewheel_room_members", help, rooms.members);
-    let help = "Bytes of frames in logs that a member still waits for.";
+    let help =
+        "Memory of logs: of frames that a member still waits for, and what stands beside them.";
     out.gauge("tidewheel_log_bytes", help, rooms.log_bytes);
     out.gauge(
         "tidewheel_history_bytes",
-        "Bytes of frames kept as history.",
+        "Memory of history: of frames, and what stands beside them.",
         rooms.history_bytes,
     );
 }

@@ -240,12 +240,12 @@ impl Shard {
         };
         if subscription.member == NONE {
             subscription.member = room.messages.add(index, blocked);
-            memory.note_places(0, 1);
+            memory.note_places(FeedId::messages(local), 0, 1);
         }
         if presence && subscription.watcher == NONE {
             let feed = room.presence.get_or_insert_with(Box::<Feed>::default);
             subscription.watcher = feed.add(index, blocked);
-            memory.note_places(0, 1);
+            memory.note_places(FeedId::presence(local), 0, 1);
         } else if !presence && subscription.watcher != NONE {
             let watcher = std::mem::replace(&mut subscription.watcher, NONE);
             self.remove_member(FeedId::presence(local), watcher);
@@ -383,7 +383,7 @@ impl Shard {
                 }) = place;
             }
         });
-        memory.note_places(before, feed.members.len());
+        memory.note_places(id, before, feed.members.len());
     }
 
     /// Tells a room's home that a connection is gone from it.

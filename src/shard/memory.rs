@@ -11,7 +11,7 @@
 use crate::metrics::{Counts, MemoryKind};
 use crate::room::home::Held as RoomHeld;
 use crate::room::{Feed, HomeRoom};
-use crate::shard::connection::{Connection, Held};
+use crate::shard::connection::{Connection, FeedId, Held};
 use crate::shard::{Home, LocalRoom, Shard};
 
 /// What a connection costs without its places in rooms, in bytes: its entry, its socket's, its timer,
@@ -48,8 +48,9 @@ pub(super) struct Memory {
     input: usize,
     /// What rooms at home hold.
     homes: RoomHeld,
-    /// Cursors.
-    places: usize,
+    /// Cursors in feeds of messages and of presence.
+    members: usize,
+    watchers: usize,
     pub(super) outside: Outside,
 }
 
@@ -68,8 +69,22 @@ impl Memory {
     }
 
     /// A feed had `before` members and has `after`.
-    pub(super) fn note_places(&mut self, before: usize, after: usize) {
-        self.places = self.places + after - before;
+    pub(super) fn note_places(&mut self, id: FeedId, before: usize, after: usize) {
+        let places = if id.is_presence() {
+            &mut self.watchers
+        } else {
+            &mut self.members
+        };
+        *places = *places + after - before;
+    }
+
+    /// Cursors in feeds of messages.
+    pub(super) fn members(&self) -> usize {
+        self.members
+    }
+
+    fn places(&self) -> usize {
+        self.members + self.watchers
     }
 
     /// Bytes of history of all rooms at home.
@@ -101,9 +116,10 @@ impl Shard {
         let Memory {
             input,
             homes,
-            places,
             outside,
+            ..
         } = &self.memory;
+        let places = self.memory.places();
         let kinds = [
             (
                 MemoryKind::Connections,
@@ -179,9 +195,10 @@ impl Shard {
         let Memory {
             input,
             homes,
-            places,
             outside,
+            ..
         } = &self.memory;
+        let places = self.memory.places();
         let spare = self.spares.kept_bytes() + self.queues.kept_bytes() + self.frames.kept_bytes();
         self.connections.len() * CONNECTION_BYTES
             + places * PLACE_BYTES

@@ -316,18 +316,14 @@ impl Shard {
 
     /// The counters, with what is counted only when asked for.
     pub fn metrics(&mut self) -> &Metrics {
-        let footprint = self.footprint();
+        // None of this looks at rooms one by one: there may be a million of them.
         let rooms = &mut self.metrics.rooms;
-        rooms.homed = footprint.homes as u64;
-        rooms.local = footprint.locals as u64;
-        rooms.members = self
-            .locals
-            .iter()
-            .map(|(_, _, l)| l.messages.members.len() as u64)
-            .sum();
-        rooms.log_bytes = footprint.log_bytes as u64;
-        rooms.history_bytes = footprint.history_bytes as u64;
-        self.metrics.timers = footprint.timers as u64;
+        rooms.homed = self.homes.len() as u64;
+        rooms.local = self.locals.len() as u64;
+        rooms.members = self.memory.members() as u64;
+        rooms.log_bytes = self.spares.held_bytes() as u64;
+        rooms.history_bytes = self.memory.history() as u64;
+        self.metrics.timers = self.wheel.len() as u64;
         self.metrics.memory.held = self.memory();
         self.metrics.memory.pressure = self.pressure().number();
         &self.metrics

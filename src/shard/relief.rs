@@ -239,6 +239,11 @@ impl Shard {
     }
 
     fn enter(&mut self, pressure: Pressure) {
+        // A node that keeps as much history as it may is at the first level again and again: there its
+        // buffers go once, and a message finds some afterwards.
+        if pressure > self.relief.pressure {
+            self.release_spares();
+        }
         let Shard {
             relief,
             config,
@@ -261,10 +266,17 @@ impl Shard {
         }
     }
 
-    fn relieve(&mut self, pressure: Pressure) {
+    /// Buffers that wait for the next turn go.
+    fn release_spares(&mut self) {
         self.spares.release();
         self.queues.release();
         self.frames.release();
+    }
+
+    fn relieve(&mut self, pressure: Pressure) {
+        if pressure >= Pressure::Tighten {
+            self.release_spares();
+        }
         let found_history = self.trim_history();
         let mut found = found_history;
         if pressure >= Pressure::Tighten && !found_history {
