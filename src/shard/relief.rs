@@ -111,17 +111,6 @@ impl Pressure {
     pub fn number(self) -> u64 {
         self as u64
     }
-
-    /// What is done at this level.
-    pub fn text(self) -> &'static str {
-        match self {
-            Pressure::Calm => "calm",
-            Pressure::Trim => "rooms let go of history",
-            Pressure::Tighten => "slow readers have a quarter of their bounds",
-            Pressure::Evict => "those who hold the most are closed with 4100",
-            Pressure::Refuse => "new connections and rooms are refused",
-        }
-    }
 }
 
 /// What the rest of the node holds.
