@@ -130,13 +130,14 @@ impl Sockets {
             return Ok(stream);
         };
         let stream = TlsStream::new(socket, Arc::clone(config), &mut self.tls);
-        let stream = stream.map_err(io::Error::other)?;
+        let mut stream = stream.map_err(io::Error::other)?;
+        stream.note_held(&mut self.tls);
         Ok(Stream::Tls(Box::new(stream)))
     }
 
     /// Bytes of memory that streams hold beside the table and the kernel. TCP as it is holds none.
     pub fn heap_bytes(&self) -> usize {
-        0
+        self.tls.held_bytes
     }
 
     /// Takes a socket in under its connection's index and registers it, once for all: the poller
@@ -267,6 +268,7 @@ impl Sockets {
             return Shook::Done;
         }
         let (shook, is_drained) = stream.shake(socket.ended, &mut self.tls);
+        stream.note_held(&mut self.tls);
         socket.readable = !is_drained;
         shook
     }
@@ -281,6 +283,7 @@ impl Sockets {
             Stream::Tls(stream) if stream.is_in_handshake() => return Received::Handshake,
             Stream::Tls(stream) => {
                 let pulled = stream.pull(buffer, socket.ended, &mut self.tls);
+                stream.note_held(&mut self.tls);
                 socket.readable = !pulled.is_drained;
                 return if pulled.is_end {
                     Received::End
@@ -322,7 +325,11 @@ impl Sockets {
             Some(Some(Socket {
                 stream: Stream::Tls(stream),
                 ..
-            })) => stream.flush(&mut self.tls) && !stream.is_in_handshake(),
+            })) => {
+                let is_flushed = stream.flush(&mut self.tls);
+                stream.note_held(&mut self.tls);
+                is_flushed && !stream.is_in_handshake()
+            }
             _ => true,
         }
     }

@@ -17,6 +17,12 @@ use crate::shard::Sent;
 impl TlsStream {
     /// Encrypts and writes what is offered, in order.
     pub fn push(&mut self, slices: &[IoSlice<'_>], shared: &mut Shared) -> Sent {
+        let sent = self.offer(slices, shared);
+        self.note_held(shared);
+        sent
+    }
+
+    fn offer(&mut self, slices: &[IoSlice<'_>], shared: &mut Shared) -> Sent {
         match self.stage {
             // The shard is told that there is room when the handshake is over.
             Stage::Handshake => return Sent::Full,
@@ -161,6 +167,8 @@ impl TlsStream {
         }
         self.say_goodbye(shared);
         self.forget_pending(shared);
+        shared.held_bytes = shared.held_bytes.saturating_sub(self.noted as usize);
+        self.noted = 0;
     }
 }
 

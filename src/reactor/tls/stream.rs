@@ -34,6 +34,13 @@ const READ_MIN: usize = 4 * 1024;
 /// `ClientHello` some 2 KB.
 const INCOMING_MAX: usize = 20 * 1024;
 
+/// What an idle stream costs beside its buffers, in bytes: the growth of the process for each of 5,000,
+/// aws-lc's own memory included (docs/tls.md).
+const SESSION_BYTES: usize = 3_600;
+
+/// What a handshake costs on top, about: its transcript and the keys that are being agreed on.
+const HANDSHAKE_BYTES: usize = 8 * 1024;
+
 /// What all TLS streams of a core share: buffers that one of them uses at a time, and counters.
 #[derive(Default, Debug)]
 pub struct Shared {
@@ -43,6 +50,8 @@ pub struct Shared {
     pub(super) outgoing: Vec<u8>,
     /// Slices in one piece.
     pub(super) gathered: Vec<u8>,
+    /// Bytes that the streams hold, as they told last.
+    pub held_bytes: usize,
     /// What is counted.
     pub metrics: Tls,
 }
@@ -113,6 +122,8 @@ pub struct TlsStream {
     plain_read: usize,
     /// Ciphertext that the socket did not take so far.
     pub(super) pending: Vec<u8>,
+    /// What it told last of how many bytes it holds.
+    pub(super) noted: u32,
 }
 
 impl std::fmt::Debug for TlsStream {
@@ -174,7 +185,20 @@ impl TlsStream {
             plain: Vec::new(),
             plain_read: 0,
             pending: Vec::new(),
+            noted: 0,
         })
+    }
+
+    /// Puts into the core's books what the stream holds now.
+    pub fn note_held(&mut self, shared: &mut Shared) {
+        let buffers = self.incoming.capacity() + self.plain.capacity() + self.pending.capacity();
+        let state = match self.stage {
+            Stage::Handshake => SESSION_BYTES + HANDSHAKE_BYTES,
+            _ => SESSION_BYTES,
+        };
+        let held = u32::try_from(state + buffers).unwrap_or(u32::MAX);
+        let noted = std::mem::replace(&mut self.noted, held);
+        shared.held_bytes = (shared.held_bytes + held as usize).saturating_sub(noted as usize);
     }
 
     /// The socket below.
