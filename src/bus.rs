@@ -324,8 +324,11 @@ impl BusMessage {
                 BusMessage::Reply { frame, .. } => apart(frame),
                 BusMessage::Direct(direct) => direct.data.len(),
                 BusMessage::Deliver { frame, .. } => frame.len(),
-                BusMessage::Call(_)
-                | BusMessage::Full(_)
+                BusMessage::Call(call) => match &call.ask {
+                    Ask::Join { info, .. } => info.as_ref().map_or(0, |info| info.len()),
+                    _ => 0,
+                },
+                BusMessage::Full(_)
                 | BusMessage::Left { .. }
                 | BusMessage::Close { .. }
                 | BusMessage::Dismiss { .. }

@@ -15,7 +15,7 @@ use tidewheel::gate::{
     Action, Actions, Authentication, FixedTokens, Glob, Grant, Policy, RoomGrant, Rules, Verdict,
     WebhookPolicy,
 };
-use tidewheel::metrics::{AuthRefusal, AuthWay, Dialect, State};
+use tidewheel::metrics::{AuthRefusal, AuthWay, Dialect, MemoryKind, State};
 use tidewheel::protocol::UserId;
 use tidewheel::shard::{self, Sent, Shard, Transport};
 use tidewheel::time::{Instant, Now};
@@ -160,6 +160,8 @@ impl Node {
                 }
             }
         }
+        let (counted, found) = (self.shard.memory(), self.shard.recount());
+        assert!(counted.iter().eq(found.iter()), "{counted:?}, {found:?}");
     }
 
     fn wait(&mut self, ms: u64) {
@@ -751,4 +753,43 @@ fn a_no_closes_with_4002_and_no_answer_with_4100() {
     node.settle();
     assert_eq!(node.state()[..2], [0, 0], "too late");
     assert_eq!(node.refused(AuthRefusal::Unavailable), 2);
+}
+
+#[test]
+fn what_waits_for_a_verdict_and_what_a_credential_gives_count_for_the_budget() {
+    let mut node = Node::new(webhook(&["cookie"]));
+    let cookie = "c".repeat(5_000);
+    let index = node.open("/ws/r", &format!("Cookie: {cookie}\r\n"));
+    let question = node.shard.poll_question().unwrap();
+    // Once in the connection's pass, and once in the question.
+    let waiting = node.shard.memory().of(MemoryKind::Input);
+    assert!((10_000..11_000).contains(&waiting), "{waiting}");
+
+    let before = node.shard.memory();
+    let patterns: Vec<_> = (0..100).map(|n| format!("room:{n}:*")).collect();
+    let rooms = patterns
+        .iter()
+        .map(|pattern| (pattern.as_str(), &[Action::Join][..]));
+    let rooms: Vec<_> = rooms.chain([("r", &[Action::Join][..])]).collect();
+    let mut granted = grant("ann", None, &rooms);
+    granted.info = Some(Arc::from(format!("\"{}\"", "i".repeat(998)).as_bytes()));
+    node.shard.handle_verdict(
+        node.now,
+        question.connection,
+        Verdict::Granted(Arc::new(granted)),
+    );
+    node.settle();
+    let after = node.shard.memory();
+    assert_eq!(after.of(MemoryKind::Input), 0);
+    let grew = |kind| after.of(kind) - before.of(kind);
+    // Each pattern with its text and its tokens, and what others are told of the user.
+    let connections = grew(MemoryKind::Connections);
+    assert!((6_000..12_000).contains(&connections), "{connections}");
+    // The info once more at the home of the room, and the room.
+    let rooms = grew(MemoryKind::Rooms);
+    assert!((1_000..3_000).contains(&rooms), "{rooms}");
+
+    node.shard.handle_end(node.now, index);
+    node.settle();
+    assert_eq!(node.shard.memory().of(MemoryKind::Connections), 0);
 }

@@ -97,8 +97,12 @@ fn an_idle_joined_connection_allocates_less_than_400_bytes() {
         "{counted} bytes are counted, {each} are allocated"
     );
     // A user with a name, a grant that ends, and something to tell others.
-    let (each, _, _) = idle_joined(&with_tokens(10_200));
+    let (each, _, counted) = idle_joined(&with_tokens(10_200));
     assert!(each < 800, "{each} bytes with a token");
+    assert!(
+        (each..2 * each).contains(&counted),
+        "{counted} bytes are counted, {each} are allocated with a token"
+    );
 }
 
 /// Bytes for each connection, for both cores with the first few, and counted for each connection.

@@ -106,6 +106,8 @@ impl Node {
                 shard.handle_timeouts(self.now);
                 while !shard.poll_flush(self.now, sockets, 1_000) {}
                 while shard.poll_action().is_some() {}
+                let (counted, found) = (shard.memory(), shard.recount());
+                assert!(counted.iter().eq(found.iter()), "{counted:?}, {found:?}");
             }
         }
     }

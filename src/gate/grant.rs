@@ -109,6 +109,14 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Bytes of memory that it takes, roughly, itself included, but for the user's name.
+    pub fn heap_bytes(&self) -> usize {
+        let info = self.info.as_ref().map_or(0, |info| info.len());
+        let rooms = self.rooms.as_deref().unwrap_or_default();
+        let patterns = rooms.iter().map(|room| room.pattern.heap_bytes());
+        size_of::<Self>() + info + size_of_val(rooms) + patterns.sum::<usize>()
+    }
+
     /// What the credential itself allows in a room; none where it leaves that to the defaults.
     pub fn actions_in(&self, room: &str) -> Option<Actions> {
         let rooms = self.rooms.as_deref()?;

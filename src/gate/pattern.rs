@@ -91,6 +91,11 @@ impl Glob {
         })
     }
 
+    /// Bytes of memory that it takes besides its own.
+    pub fn heap_bytes(&self) -> usize {
+        self.text.len() + size_of_val(&*self.tokens)
+    }
+
     /// Whether the pattern means `name`, asked by `user`.
     pub fn matches(&self, name: &str, user: &str) -> bool {
         let (name, user) = (name.as_bytes(), user.as_bytes());

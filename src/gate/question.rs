@@ -25,6 +25,21 @@ pub struct Question {
     pub address: Box<str>,
 }
 
+impl Question {
+    /// Bytes of memory that it takes, roughly, itself included.
+    pub fn heap_bytes(&self) -> usize {
+        let texts = [
+            self.token.as_deref(),
+            self.room.as_deref(),
+            Some(&*self.address),
+        ];
+        let fields = self.headers.iter().flat_map(|(name, value)| [name, value]);
+        let texts = texts.into_iter().flatten().map(str::len).sum::<usize>();
+        let fields = fields.map(|text| size_of::<Box<str>>() + text.len());
+        size_of::<Self>() + texts + fields.sum::<usize>()
+    }
+}
+
 impl fmt::Debug for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Neither the token nor the headers, which may be cookies.

@@ -279,9 +279,10 @@ label! {
 label! {
     /// What memory is held for.
     MemoryKind {
-        /// Connections and their places in rooms: a fixed cost for each.
+        /// Connections and their places in rooms: a fixed cost for each, and what credentials and
+        /// limits remember of them.
         Connections = "connections",
-        /// Rooms and who is in them: a fixed cost for each.
+        /// Rooms and who is in them: a fixed cost for each, and what is told about users.
         Rooms = "rooms",
         /// Logs: messages on their way to members.
         Logs = "logs",
@@ -291,7 +292,8 @@ label! {
         Keys = "keys",
         /// What waits for one connection alone: answers, direct messages.
         Queues = "queues",
-        /// Heads, messages that arrived in part, input of connections that are not read.
+        /// Heads, messages that arrived in part, input of connections that are not read, and what
+        /// waits for the verdict of the operator's backend.
         Input = "input",
         /// Messages between cores.
         Bus = "bus",

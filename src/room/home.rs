@@ -40,7 +40,7 @@ pub struct Held {
     pub history: usize,
     /// Keys of accepted publishes.
     pub keys: usize,
-    /// Who is in the room, who types, how far they have read.
+    /// Who is in the room, what is told about them, who types, how far they have read.
     pub members: usize,
 }
 
@@ -53,8 +53,12 @@ struct Occupancy {
 
 type Occupancies = SmallVec<[Occupancy; 1]>;
 
-/// What is told about a user: one JSON value.
-type Info = Option<Arc<[u8]>>;
+/// What is told about users: one JSON value for each.
+struct Infos {
+    of_users: UserMap<Option<Arc<[u8]>>>,
+    /// Bytes of all values.
+    bytes: usize,
+}
 
 /// What passes between users without being stored.
 #[derive(Copy, Clone, Default, Debug)]
@@ -135,7 +139,7 @@ pub struct HomeRoom {
     signals: Option<Box<UserMap<Signals>>>,
     accepted: Option<Box<Accepted>>,
     /// What is told about users that are here, where there is something to tell.
-    infos: Option<Box<UserMap<Info>>>,
+    infos: Option<Box<Infos>>,
     /// Joins and leaves not told yet, in a room above the presence limit.
     pub summary: Summary,
     /// Since when nobody is in the room.
@@ -190,10 +194,12 @@ impl HomeRoom {
     pub fn held(&self) -> Held {
         let keys = self.accepted.as_ref().map_or(0, |keys| keys.heap_bytes());
         let signals = self.signals.as_ref().map_or(0, |signals| signals.len());
+        let of_infos = |infos: &Infos| (infos.of_users.len(), infos.bytes);
+        let (infos, info_bytes) = self.infos.as_deref().map_or((0, 0), of_infos);
         Held {
             history: self.history.heap_bytes(),
             keys,
-            members: (self.connections as usize + signals) * MEMBER_BYTES,
+            members: (self.connections as usize + signals + infos) * MEMBER_BYTES + info_bytes,
         }
     }
 
@@ -311,7 +317,8 @@ impl HomeRoom {
         if user_is_gone {
             self.users.remove(user);
             if let Some(infos) = self.infos.as_mut() {
-                infos.remove(user);
+                let info = infos.of_users.remove(user).flatten();
+                infos.bytes -= info.map_or(0, |info| info.len());
             }
             departure.was_typing = self.forget_signals(user);
         }
@@ -331,14 +338,22 @@ impl HomeRoom {
             return;
         }
         let hasher = self.users.hasher();
-        let fresh = || Box::new(UserMap::new(hasher.clone()));
-        let infos = self.infos.get_or_insert_with(fresh);
-        infos.with(user, |known| *known = Some(Arc::clone(info)));
+        let infos = self.infos.get_or_insert_with(|| {
+            Box::new(Infos {
+                of_users: UserMap::new(hasher.clone()),
+                bytes: 0,
+            })
+        });
+        let newest = Some(Arc::clone(info));
+        let before = infos
+            .of_users
+            .with(user, |known| std::mem::replace(known, newest));
+        infos.bytes = infos.bytes + info.len() - before.map_or(0, |info| info.len());
     }
 
     /// What is told about a user that is here.
     pub fn info_of(&self, user: &UserId) -> Option<Arc<[u8]>> {
-        self.infos.as_ref()?.get(user)?.clone()
+        self.infos.as_ref()?.of_users.get(user)?.clone()
     }
 
     /// Forgets what a user that left was doing; says whether it was typing.
@@ -479,7 +494,7 @@ impl HomeRoom {
                 user_id,
                 connections: occupancies.len() as u64,
                 read,
-                info: infos.and_then(|i| i.get(user_id)?.as_deref()),
+                info: infos.and_then(|i| i.of_users.get(user_id)?.as_deref()),
             }
         };
         self.users

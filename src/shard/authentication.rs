@@ -61,9 +61,7 @@ impl Shard {
             headers: arrival.passed,
             asked: None,
         };
-        if let Some(pass) = self.pass_of(index) {
-            pass.waiting = Some(Box::new(waiting));
-        }
+        self.change_pass(index, |pass| pass.waiting = Some(Box::new(waiting)));
         if let Some(connection) = self.connections.get_mut(index) {
             connection.deadline = Some(timer);
         }
@@ -164,23 +162,25 @@ impl Shard {
         };
         known.credits_held += CREDITS;
         let client_id = known.client_id;
-        let Some(pass) = self.pass_of(index) else {
-            return;
-        };
-        let waiting = pass.waiting.get_or_insert_with(Box::default);
         let correlation_id = correlation_id.map(Box::from);
-        waiting.asked = Some(Asked {
-            way,
-            correlation_id,
+        let question = self.change_pass(index, |pass| {
+            let waiting = pass.waiting.get_or_insert_with(Box::default);
+            let question = Question {
+                connection,
+                client_id,
+                token: token.map(Box::from),
+                headers: waiting.headers.clone(),
+                room: waiting.room.as_deref().map(Box::from),
+                address: address.unwrap_or_default().into(),
+            };
+            waiting.asked = Some(Asked {
+                way,
+                correlation_id,
+                question_bytes: question.heap_bytes(),
+            });
+            question
         });
-        let question = Question {
-            connection,
-            client_id,
-            token: token.map(Box::from),
-            headers: waiting.headers.clone(),
-            room: waiting.room.as_deref().map(Box::from),
-            address: address.unwrap_or_default().into(),
-        };
+        let Some(question) = question else { return };
         self.questions.push_back(question);
         self.pause_if_needed(index);
     }
@@ -196,12 +196,11 @@ impl Shard {
         let Some(index) = self.resolve(connection) else {
             return;
         };
-        let pass = self.connections.get_mut(index).and_then(|c| c.pass_mut());
-        let waiting = pass.and_then(|pass| pass.waiting.as_mut());
+        let asked = self.change_connection(index, |connection| {
+            connection.pass_mut()?.waiting.as_mut()?.asked.take()
+        });
         // Where it closes meanwhile, nothing waits any more.
-        let Some(asked) = waiting.and_then(|waiting| waiting.asked.take()) else {
-            return;
-        };
+        let Some(asked) = asked.flatten() else { return };
         let id = asked.correlation_id.as_deref();
         match verdict {
             Verdict::Granted(grant) => self.accept(index, asked.way, grant, id),
@@ -279,10 +278,8 @@ impl Shard {
     /// Lets a connection in that has to prove nothing, by the name it gave.
     fn let_in_by_name(&mut self, index: u32, name: Option<UserId>, room: Option<&str>) {
         let waited_for = self.forget_waiting(index);
-        if let Some(name) = name
-            && let Some(connection) = self.connections.get_mut(index)
-        {
-            connection.user = name;
+        if let Some(name) = name {
+            self.change_connection(index, |connection| connection.user = name);
         }
         if self.admit(index, None) {
             self.establish(index);
@@ -302,7 +299,7 @@ impl Shard {
             self.wheel.cancel(timer);
         }
         if let Some(grant) = &grant {
-            connection.user = grant.user.clone();
+            self.change_connection(index, |connection| connection.user = grant.user.clone());
         }
         self.set_phase(index, Phase::Native);
         if self.turn_away_banned(index) {
@@ -317,8 +314,9 @@ impl Shard {
 
     /// What waited until a connection is let in waits no more. Answers the room that it wants.
     fn forget_waiting(&mut self, index: u32) -> Option<String> {
-        let pass = self.connections.get_mut(index)?.pass_mut()?;
-        pass.waiting.take()?.room
+        let waiting =
+            self.change_connection(index, |connection| connection.pass_mut()?.waiting.take());
+        waiting??.room
     }
 
     fn answer_auth(&mut self, index: u32, correlation_id: Option<&str>) {

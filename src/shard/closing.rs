@@ -24,7 +24,7 @@ use crate::room::feed::Remainder;
 use crate::session::Class;
 use crate::shard::config::Overflow;
 use crate::shard::connection::{FeedId, Phase, Timer};
-use crate::shard::memory::input_bytes;
+use crate::shard::memory::{input_bytes, standing_bytes};
 use crate::shard::{Action, Shard};
 
 /// How many bytes of notices of what it missed may wait for a laggard beyond `--max-reply-bytes`.
@@ -83,14 +83,17 @@ impl Shard {
             return;
         }
         connection.close_code = code;
-        self.memory.note_input(input_bytes(connection), 0);
-        drop(connection.take_held());
-        connection.decoder = Default::default();
-        connection.paused = false;
-        for timer in connection.take_timers() {
+        let phase = connection.phase;
+        let timers = self.change_connection(index, |connection| {
+            drop(connection.take_held());
+            connection.decoder = Default::default();
+            connection.paused = false;
+            connection.take_timers()
+        });
+        for timer in timers.into_iter().flatten() {
             self.wheel.cancel(timer);
         }
-        if connection.phase != Phase::Head {
+        if phase != Phase::Head {
             self.metrics.connections.closed.count(code);
         }
         self.leave_everything(index);
@@ -198,6 +201,7 @@ impl Shard {
             return;
         };
         self.memory.note_input(input_bytes(&connection), 0);
+        self.memory.note_standing(standing_bytes(&connection), 0);
         if let Some(queue) = connection.queue.take() {
             self.queues.give(queue);
         }

@@ -23,6 +23,7 @@ use crate::protocol::{Code, Command, UserId};
 use crate::session::Budget;
 use crate::shard::Shard;
 use crate::shard::connection::{Connection, Phase, Timer};
+use crate::shard::memory::Memory;
 use crate::time::Now;
 use crate::wheel::TimerId;
 
@@ -78,7 +79,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index).filter(waits) else {
             return;
         };
-        connection.guard().address = Some(address);
+        connection.guard(&mut self.memory).address = Some(address);
         if is_counted
             && !is_proxy
             && let Err((crowded, bytes)) = self.take_place(index, address)
@@ -95,7 +96,7 @@ impl Shard {
             return self.drop_connection(index, 1006);
         }
         if let Some(connection) = self.connections.get_mut(index) {
-            connection.guard().is_crowded = true;
+            connection.guard(&mut self.memory).is_crowded = true;
             self.crowded += 1;
         }
         self.begin_close_with(index, 1000, response);
@@ -129,7 +130,7 @@ impl Shard {
         }
         if !self.config.policy.limits.meter_addresses() {
             if let Some(connection) = self.connections.get_mut(index) {
-                connection.guard().address = Some(client);
+                connection.guard(&mut self.memory).address = Some(client);
             }
             return Ok(());
         }
@@ -152,7 +153,7 @@ impl Shard {
         self.metrics.limits.meters_forgotten += forgotten;
         let place = place.map_err(|crowded| (crowded, crowded_response(crowded, limits)))?;
         if let Some(connection) = self.connections.get_mut(index) {
-            let guard = connection.guard();
+            let guard = connection.guard(&mut self.memory);
             guard.address = Some(client);
             guard.place = Some(place);
         }
@@ -198,11 +199,12 @@ impl Shard {
         let Shard {
             connections,
             config,
+            memory,
             metrics,
             ..
         } = self;
         let Connection { user, guard, .. } = connections.get_mut(index)?;
-        let guard = guard.get_or_insert_default();
+        let guard = guard_in(guard, memory);
         if let Some(rate) = connection_messages
             && let Err(wait) = guard.messages.take(rate, 1, now)
         {
@@ -236,7 +238,7 @@ impl Shard {
         self.refuse(index, code, &excess.to_string(), room, correlation_id);
         let (now, max) = (self.now.mono, self.config.policy.limits.rate_errors_max);
         if let Some(connection) = self.connections.get_mut(index)
-            && !connection.guard().excess.spend(now, max)
+            && !connection.guard(&mut self.memory).excess.spend(now, max)
         {
             self.close_with(index, code);
         }
@@ -281,7 +283,7 @@ impl Shard {
         if matches!(connection.phase, Phase::Closing | Phase::Lingering) {
             return;
         }
-        let guard = connection.guard();
+        let guard = connection.guard(&mut self.memory);
         let debt = guard.charge(rate, bytes, now);
         if debt.is_zero() || guard.throttle.is_some() {
             return;
@@ -309,14 +311,22 @@ impl Guard {
 }
 
 impl Connection {
-    fn guard(&mut self) -> &mut Guard {
-        self.guard.get_or_insert_default()
+    fn guard(&mut self, memory: &mut Memory) -> &mut Guard {
+        guard_in(&mut self.guard, memory)
     }
 
     /// Whether it is not read because it sent too many bytes.
     pub(super) fn is_throttled(&self) -> bool {
         self.guard.as_ref().is_some_and(|g| g.throttle.is_some())
     }
+}
+
+/// A connection's guard, made and counted where there is none.
+fn guard_in<'a>(place: &'a mut Option<Box<Guard>>, memory: &mut Memory) -> &'a mut Guard {
+    place.get_or_insert_with(|| {
+        memory.note_standing(0, size_of::<Guard>());
+        Box::default()
+    })
 }
 
 /// The room that a command is about.

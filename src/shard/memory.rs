@@ -9,9 +9,11 @@
 //! `docs/decisions/memory-budget.md`.
 
 use crate::metrics::{Counts, MemoryKind};
+use crate::protocol::UserId;
 use crate::room::home::Held as RoomHeld;
 use crate::room::{Feed, HomeRoom};
 use crate::shard::connection::{Connection, FeedId, Held};
+use crate::shard::pass::{Pass, Waiting};
 use crate::shard::{Home, LocalRoom, Shard};
 
 /// What a connection costs without its places in rooms, in bytes: its entry, its socket's, its timer,
@@ -32,6 +34,9 @@ pub const HOME_BYTES: usize = 2 * size_of::<Home>() + ROOM_NAME_BYTES;
 /// What a room costs on a core with members.
 pub const LOCAL_BYTES: usize = 2 * size_of::<LocalRoom>() + ROOM_NAME_BYTES;
 
+/// A timer beyond those that every connection and every room has.
+pub(super) const TIMER_BYTES: usize = 32;
+
 /// What is held outside of the shard on its behalf, as the reactor knows it, in bytes.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub struct Outside {
@@ -44,8 +49,10 @@ pub struct Outside {
 /// The sums that nobody else keeps.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Heads, paused input, parts of messages.
+    /// Heads, paused input, parts of messages, what waits until a connection is let in.
     input: usize,
+    /// Who connections are, and what limits remember of them.
+    standing: usize,
     /// What rooms at home hold.
     homes: RoomHeld,
     /// Cursors in feeds of messages and of presence.
@@ -58,6 +65,11 @@ impl Memory {
     /// What a connection holds of its peer's input was `before` and is `after`.
     pub(super) fn note_input(&mut self, before: usize, after: usize) {
         self.input = self.input + after - before;
+    }
+
+    /// What a connection's name, pass and guard take was `before` and is `after`.
+    pub(super) fn note_standing(&mut self, before: usize, after: usize) {
+        self.standing = self.standing + after - before;
     }
 
     /// What a room at home holds was `before` and is `after`.
@@ -100,10 +112,25 @@ impl Memory {
 
 /// What a connection holds of its peer's input, in bytes.
 pub(super) fn input_bytes(connection: &Connection) -> usize {
-    connection.decoder.heap_bytes() + held_bytes(connection.known_held())
+    let waiting = connection.pass().and_then(|pass| pass.waiting.as_deref());
+    connection.decoder.heap_bytes()
+        + held_bytes(connection.known_held())
+        + waiting.map_or(0, Waiting::heap_bytes)
 }
 
-/// The same without a part of a message.
+/// What a connection's name, pass and guard take, in bytes. A grant that several connections share
+/// counts for each.
+pub(super) fn standing_bytes(connection: &Connection) -> usize {
+    let name = match &connection.user {
+        UserId::Named(name) => name.len(),
+        UserId::Anonymous(_) => 0,
+    };
+    let guard = connection.guard.as_deref().map_or(0, size_of_val);
+    name + connection.pass().map_or(0, Pass::heap_bytes) + guard
+}
+
+/// What a connection holds of its peer's input, without a part of a message, and without what waits
+/// until it is let in.
 pub(super) fn held_bytes(held: Option<&Held>) -> usize {
     held.map_or(0, |held| {
         size_of::<Held>() + held.head.capacity() + held.unread.capacity()
@@ -115,6 +142,7 @@ impl Shard {
     pub fn memory(&self) -> Counts<MemoryKind> {
         let Memory {
             input,
+            standing,
             homes,
             outside,
             ..
@@ -123,7 +151,7 @@ impl Shard {
         let kinds = [
             (
                 MemoryKind::Connections,
-                self.connections.len() * CONNECTION_BYTES + places * PLACE_BYTES,
+                self.connections.len() * CONNECTION_BYTES + places * PLACE_BYTES + standing,
             ),
             (
                 MemoryKind::Rooms,
@@ -171,7 +199,9 @@ impl Shard {
         let places = locals(|feed| feed.members.len());
         set(
             MemoryKind::Connections,
-            self.connections.len() * CONNECTION_BYTES + places * PLACE_BYTES,
+            self.connections.len() * CONNECTION_BYTES
+                + places * PLACE_BYTES
+                + connections().map(standing_bytes).sum::<usize>(),
         );
         set(
             MemoryKind::Rooms,
@@ -194,6 +224,7 @@ impl Shard {
     pub fn memory_bytes(&self) -> usize {
         let Memory {
             input,
+            standing,
             homes,
             outside,
             ..
@@ -201,7 +232,7 @@ impl Shard {
         let places = self.memory.places();
         let spare = self.spares.kept_bytes() + self.queues.kept_bytes() + self.frames.kept_bytes();
         self.connections.len() * CONNECTION_BYTES
-            + places * PLACE_BYTES
+            + (places * PLACE_BYTES + standing)
             + self.homes.len() * HOME_BYTES
             + self.locals.len() * LOCAL_BYTES
             + (homes.members + homes.history + homes.keys)
@@ -212,6 +243,22 @@ impl Shard {
     /// Bytes of messages to other cores that this turn has made so far.
     fn outgoing_bytes(&self) -> usize {
         self.outboxes.iter().flatten().map(|b| b.weight()).sum()
+    }
+
+    /// Changes what a connection holds besides its entry, and keeps the sums of that. Not for each
+    /// message: it looks at all that a grant allows.
+    pub(super) fn change_connection<R>(
+        &mut self,
+        index: u32,
+        change: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        let connection = self.connections.get_mut(index)?;
+        let before = (input_bytes(connection), standing_bytes(connection));
+        let result = change(connection);
+        self.memory.note_input(before.0, input_bytes(connection));
+        self.memory
+            .note_standing(before.1, standing_bytes(connection));
+        Some(result)
     }
 
     /// Changes a room at home, and keeps the sum of what rooms hold.

@@ -10,6 +10,7 @@ use crate::metrics::AuthWay;
 use crate::protocol::{Code, Event};
 use crate::shard::Shard;
 use crate::shard::connection::Timer;
+use crate::shard::memory::TIMER_BYTES;
 use crate::wheel::TimerId;
 
 /// How long the clock of days is trusted: a token's end is looked at anew after so long, because
@@ -48,9 +49,30 @@ pub(super) struct Asked {
     pub way: AuthWay,
     /// What stands in the answer's metadata.
     pub correlation_id: Option<Box<str>>,
+    /// What the question to the backend takes, in bytes: nobody else counts it.
+    pub question_bytes: usize,
+}
+
+impl Waiting {
+    /// Bytes of memory that it takes, roughly, itself and what is asked included.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let asked = self.asked.as_ref().map_or(0, |asked| {
+            asked.question_bytes + asked.correlation_id.as_ref().map_or(0, |id| id.len())
+        });
+        let room = self.room.as_ref().map_or(0, String::capacity);
+        let fields = self.headers.iter().flat_map(|(name, value)| [name, value]);
+        let fields = fields.map(|text| size_of::<Box<str>>() + text.len());
+        size_of::<Self>() + room + fields.sum::<usize>() + asked
+    }
 }
 
 impl Pass {
+    /// Bytes of memory that it takes, roughly, itself and a timer included, but for what waits.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let grant = self.grant.as_ref().map_or(0, |grant| grant.heap_bytes());
+        size_of::<Self>() + TIMER_BYTES + grant
+    }
+
     /// Takes its timers out, to be cancelled.
     pub(super) fn take_timers(&mut self) -> [Option<TimerId>; 2] {
         [self.expiry.take(), self.lifetime.take()]
@@ -58,10 +80,13 @@ impl Pass {
 }
 
 impl Shard {
-    /// The pass of a connection, made where there is none.
-    pub(super) fn pass_of(&mut self, index: u32) -> Option<&mut Pass> {
-        let connection = self.connections.get_mut(index)?;
-        Some(connection.pass_or_new())
+    /// Changes the pass of a connection, made where there is none.
+    pub(super) fn change_pass<R>(
+        &mut self,
+        index: u32,
+        change: impl FnOnce(&mut Pass) -> R,
+    ) -> Option<R> {
+        self.change_connection(index, |connection| change(connection.pass_or_new()))
     }
 
     /// Whether the backend's verdict on a connection is awaited.
@@ -76,15 +101,14 @@ impl Shard {
         let notice = self.config.policy.token_expiring_notice.as_millis() as u64;
         let now = self.now.unix_ms;
         let ends = grant.expires_at_unix_ms;
-        let Some(pass) = self.pass_of(index) else {
-            return;
-        };
-        pass.grant = Some(grant);
-        pass.notice_at_unix_ms = match ends {
-            // What lives shorter than the notice is told at the half of its life.
-            Some(ends) if notice > 0 => ends - notice.min(ends.saturating_sub(now) / 2),
-            _ => u64::MAX,
-        };
+        self.change_pass(index, |pass| {
+            pass.grant = Some(grant);
+            pass.notice_at_unix_ms = match ends {
+                // What lives shorter than the notice is told at the half of its life.
+                Some(ends) if notice > 0 => ends - notice.min(ends.saturating_sub(now) / 2),
+                _ => u64::MAX,
+            };
+        });
         self.arm_expiry(index);
     }
 
@@ -135,9 +159,7 @@ impl Shard {
         };
         let due = self.now.mono + lifetime.mul_f64(0.9 + 0.2 * self.rng.f64());
         let timer = self.wheel.insert(due, Timer::Lifetime(index));
-        if let Some(pass) = self.pass_of(index) {
-            pass.lifetime = Some(timer);
-        }
+        self.change_pass(index, |pass| pass.lifetime = Some(timer));
     }
 
     /// A connection's own end has come.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidewheel::address::{CoreId, PeerAddress};
 use tidewheel::bus::{Obeyed, Order};
 use tidewheel::cli::Options;
+use tidewheel::cli::policy::policy;
 use tidewheel::cli::settings::shard_config;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_masked};
 use tidewheel::codec::websocket::{Control, Data, OpCode};
@@ -118,13 +119,12 @@ impl Node {
             mono: Instant::from_nanos(5_000_000_000),
             unix_ms: 1_800_000_000_000,
         };
-        let mut config = shard_config(&Options::default(), CoreId(0), cores, 7);
-        let mut limits = config.policy.limits.clone();
+        let options = Options::default();
+        let mut config = shard_config(&options, CoreId(0), cores, 7);
+        let policy = policy(&options).unwrap();
+        let mut limits = policy.limits.clone();
         change(&mut config, &mut limits);
-        config.policy = Arc::new(Policy {
-            limits,
-            ..Policy::clone(&config.policy)
-        });
+        config.policy = Arc::new(Policy { limits, ..policy });
         let shard = |core| {
             let config = ShardConfig {
                 core: CoreId(core),
@@ -240,8 +240,12 @@ impl Node {
                 }
             }
             if idle {
-                return;
+                break;
             }
+        }
+        for shard in &self.shards {
+            let (counted, found) = (shard.memory(), shard.recount());
+            assert!(counted.iter().eq(found.iter()), "{counted:?}, {found:?}");
         }
     }
 

@@ -82,6 +82,11 @@ impl Law {
         self.overflow == overflow || list.any(|rule| rule.overflow == overflow)
     }
 
+    /// Whether there are rules for some rooms at least.
+    pub fn has_rules(&self) -> bool {
+        !self.policy.rules.list.is_empty()
+    }
+
     /// Whether presence is told one by one, whatever happens.
     pub fn presence_is_exact(&self, room: &str) -> bool {
         let limit = self.rule(room).map(|rule| rule.presence_limit);

@@ -153,7 +153,7 @@ fn run_many(start: u64, count: u64) -> Told {
 }
 
 /// What a few hundred days must have met, or they prove little.
-const MET: [&str; 53] = [
+const MET: [&str; 56] = [
     "auth_response",
     "close 1000",
     "close 1001",
@@ -198,6 +198,9 @@ const MET: [&str; 53] = [
     "presence summary",
     "pressure 3",
     "pressure 4",
+    "pressure and limits",
+    "pressure and rules",
+    "pressure and tokens",
     "read_receipt",
     "recovered",
     "room_joined",

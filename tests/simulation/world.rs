@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tidewheel::address::CoreId;
 use tidewheel::bus::Batch;
-use tidewheel::shard::{Action, Load, Outside, Overflow, Phase, Shard, ShardConfig};
+use tidewheel::shard::{Action, Load, Outside, Overflow, Phase, Pressure, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
 
 use crate::operator::Orders;
@@ -202,6 +202,15 @@ impl World {
             self.trace
                 .note(|| format!("  core {core} is under pressure {pressure:?}"));
             self.truth.count(format!("pressure {}", pressure.number()));
+            for (is_so, what) in [
+                (self.plan.law.has_rules(), "rules"),
+                (self.plan.is_limited, "limits"),
+                (self.plan.is_guarded, "tokens"),
+            ] {
+                if is_so && pressure >= Pressure::Evict {
+                    self.truth.count(format!("pressure and {what}"));
+                }
+            }
         }
         self.audit(core, "relief")
     }
