@@ -60,6 +60,7 @@ impl World {
         loop {
             let before = present(self);
             self.advance(self.plan.shard.close_timeout + Duration::from_secs(2))?;
+            self.settle()?;
             if present(self) == before {
                 return Ok(());
             }
