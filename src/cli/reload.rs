@@ -6,11 +6,14 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::options::AuthMethod;
 use super::policy::{policy, policy_files};
+use super::sources::options_of;
 use super::{Options, Parsed, Settings, parse_from};
-use crate::server::{Cause, Reload, Reloaded};
+use crate::gate::Policy;
+use crate::server::{Cause, Reload};
 
 /// The flags whose values a running server takes over, by the names they have in the file.
 pub const RELOADABLE: [&str; 27] = [
@@ -47,11 +50,16 @@ pub const RELOADABLE: [&str; 27] = [
 pub struct Reloader {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    /// As they are in force.
     options: Options,
+    /// What would be in force if the reload that is under way is taken over.
+    next: Option<(Options, Settings)>,
     /// Whether the server was started with a backend to ask.
     knows_webhook: bool,
     /// As they were when the server was started: what cannot be reloaded still has these.
     started: Settings,
+    /// As they were taken over last.
+    settings: Settings,
 }
 
 impl Reloader {
@@ -62,53 +70,71 @@ impl Reloader {
             environment: std::env::vars_os().collect(),
             knows_webhook: options.authentication.auth == AuthMethod::Webhook,
             options,
-            started: settings,
+            next: None,
+            started: settings.clone(),
+            settings,
         }
     }
 
-    /// Reads the options anew; says what cannot be taken over.
+    /// Reads the options anew. What cannot be reloaded is what it was at the start, so that nothing is
+    /// held against an address at which nobody listens; it is named.
     fn options_anew(&self) -> anyhow::Result<(Options, Settings)> {
         let environment = self.environment.iter().cloned();
-        match parse_from(&self.arguments, environment)? {
-            Parsed::Serve {
-                options,
-                settings,
-                warnings,
-            } => {
-                for warning in warnings {
-                    tracing::warn!("{warning}");
-                }
-                Ok((*options, settings))
-            }
+        let Parsed::Serve {
+            options,
+            settings,
+            warnings,
+        } = parse_from(&self.arguments, environment)?
+        else {
             // The same arguments made a server before.
-            other => anyhow::bail!("the command line is no server's any more: {other:?}"),
+            anyhow::bail!("the command line is no server's any more");
+        };
+        let merged = merge(&self.started, settings.clone());
+        let merged_options = options_of(&merged, &options)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
         }
+        for flag in changes(&self.started, &settings) {
+            if !RELOADABLE.contains(&flag) {
+                tracing::warn!("--{flag} is another, which takes effect at the next start");
+            }
+        }
+        let mut changed: Vec<&str> = changes(&self.settings, &merged);
+        if options.rooms.tables != self.options.rooms.tables {
+            changed.push("[[rooms]]");
+        }
+        let changed = changed.join(", ");
+        tracing::info!(changed, "settings were read");
+        Ok((merged_options, merged))
     }
 }
 
 impl Reload for Reloader {
-    fn reload(&mut self, cause: Cause) -> anyhow::Result<Reloaded> {
-        let options = match cause {
-            Cause::Asked => {
-                let (options, settings) = self.options_anew()?;
-                for flag in fixed_changes(&self.started, &settings) {
-                    tracing::warn!("--{flag} is another, which takes effect at the next start");
-                }
-                options
-            }
-            Cause::FilesChanged => self.options.clone(),
+    fn reload(&mut self, cause: Cause) -> anyhow::Result<Arc<Policy>> {
+        let (options, settings) = match cause {
+            Cause::Asked => self.options_anew()?,
+            Cause::FilesChanged => (self.options.clone(), self.settings.clone()),
         };
         if options.authentication.auth == AuthMethod::Webhook && !self.knows_webhook {
             anyhow::bail!(
-                "--auth webhook cannot begin while the server runs, which was started without; restart it"
+                "--auth webhook cannot begin while the server runs, which was started without; \
+                 restart it"
             );
         }
         let policy = policy(&options)?;
-        self.options = options;
-        Ok(Reloaded {
-            policy: policy.into(),
-            watched: self.watched(),
-        })
+        self.next = Some((options, settings));
+        Ok(policy.into())
+    }
+
+    fn take_over(&mut self) {
+        let Some((options, settings)) = self.next.take() else {
+            return;
+        };
+        let is_open = options.authentication.auth == AuthMethod::None;
+        if is_open && self.options.authentication.auth != AuthMethod::None {
+            tracing::warn!("--auth none from now on: everyone is let in under the name they give");
+        }
+        (self.options, self.settings) = (options, settings);
     }
 
     fn watched(&self) -> Vec<PathBuf> {
@@ -118,13 +144,22 @@ impl Reload for Reloader {
     }
 }
 
-/// The flags whose values differ and that a running server does not take over.
-fn fixed_changes<'a>(before: &'a Settings, after: &'a Settings) -> Vec<&'a str> {
+/// The settings that would be in force: those that can be reloaded as they are now, the others as
+/// they were at the start.
+fn merge(started: &Settings, now: Settings) -> Settings {
+    let is_reloadable = |flag: &str| RELOADABLE.contains(&flag);
+    let fixed = started.iter().filter(|(flag, _)| !is_reloadable(flag));
+    let fixed = fixed.map(|(flag, values)| (flag.clone(), values.clone()));
+    let reloaded = now.into_iter().filter(|(flag, _)| is_reloadable(flag));
+    reloaded.chain(fixed).collect()
+}
+
+/// The flags whose values differ.
+fn changes<'a>(before: &'a Settings, after: &'a Settings) -> Vec<&'a str> {
     let flags = before.keys().chain(after.keys());
     let mut changed: Vec<&str> = flags
         .filter(|flag| before.get(*flag) != after.get(*flag))
         .map(String::as_str)
-        .filter(|flag| !RELOADABLE.contains(flag))
         .collect();
     changed.sort_unstable();
     changed.dedup();
@@ -144,19 +179,43 @@ mod tests {
         }
     }
 
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        let pair = |(flag, value): &(&str, &str)| (flag.to_string(), vec![value.to_string()]);
+        pairs.iter().map(pair).collect()
+    }
+
     #[test]
-    fn what_cannot_be_reloaded_is_named_where_it_differs() {
-        let settings = |pairs: &[(&str, &str)]| -> Settings {
-            let pair = |(flag, value): &(&str, &str)| (flag.to_string(), vec![value.to_string()]);
-            pairs.iter().map(pair).collect()
-        };
+    fn what_differs_is_named() {
         let before = settings(&[
             ("history", "1"),
             ("jwt-leeway", "1s"),
             ("listen", "[::1]:1"),
         ]);
         let after = settings(&[("echo", "true"), ("history", "2"), ("listen", "[::1]:1")]);
-        assert_eq!(fixed_changes(&before, &after), ["echo", "history"]);
-        assert_eq!(fixed_changes(&before, &before), [""; 0]);
+        assert_eq!(changes(&before, &after), ["echo", "history", "jwt-leeway"]);
+        assert_eq!(changes(&before, &before), [""; 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_reloaded_stays_what_it_was() {
+        let started = settings(&[("auth", "jwt"), ("listen", "0.0.0.0:1"), ("history", "1")]);
+        let now = settings(&[
+            ("jwt-leeway", "1s"),
+            ("listen", "127.0.0.1:1"),
+            ("echo", "true"),
+        ]);
+        let merged = merge(&started, now);
+        let expected = [
+            ("history", "1"),
+            ("jwt-leeway", "1s"),
+            ("listen", "0.0.0.0:1"),
+        ];
+        assert_eq!(merged, settings(&expected));
+        // Held against the address at which the server listens, and not the one in the file.
+        let refused = options_of(&merged, &Options::default()).unwrap_err();
+        assert!(
+            refused.to_string().contains("--auth none lets everyone"),
+            "{refused}"
+        );
     }
 }

@@ -158,6 +158,26 @@ pub(super) fn resolve(flags: &ArgMatches, environment: &Environment) -> Result<R
     ))
 }
 
+/// The options of these settings, with what a file and the environment give besides.
+///
+/// # Errors
+/// [`CliError`] where the server would not start with them.
+pub(super) fn options_of(settings: &Settings, beside: &Options) -> Result<Options, CliError> {
+    let merged = settings
+        .iter()
+        .flat_map(|(flag, values)| values.iter().map(|value| (flag.clone(), value.clone())));
+    let mut options =
+        options_from(merged).map_err(|error| CliError::CommandLine(error.render().to_string()))?;
+    options.authentication.jwt_secret = beside.authentication.jwt_secret.clone();
+    options.rooms.tables = beside.rooms.tables.clone();
+    let conflicts = conflicts(&options);
+    if conflicts.is_empty() {
+        return Ok(options);
+    }
+    let without_places = conflicts.into_iter().map(|conflict| (conflict, Vec::new()));
+    Err(CliError::Conflicts(without_places.collect()))
+}
+
 /// Options from the text of a file alone, which errors call `FILE`, and what there is to warn of.
 ///
 /// # Errors

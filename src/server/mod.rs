@@ -98,22 +98,26 @@ pub enum Cause {
     FilesChanged,
 }
 
-/// What the server does differently from now on.
-#[derive(Debug)]
-pub struct Reloaded {
-    /// What the operator allows.
-    pub policy: Arc<Policy>,
-    /// Files of which it wants to know when they change.
-    pub watched: Vec<PathBuf>,
+impl Cause {
+    fn text(self) -> &'static str {
+        match self {
+            Cause::Asked => "SIGHUP",
+            Cause::FilesChanged => "a file of keys or certificates changed",
+        }
+    }
 }
 
-/// Reads anew what may change while the server runs. Where it fails, all stays as it is.
+/// Reads anew what may change while the server runs. Where something of it cannot be used, all stays
+/// as it is.
 pub trait Reload: Send {
-    /// Reads it.
+    /// Reads what the operator allows. It is not in force before [`Reload::take_over`].
     ///
     /// # Errors
     /// Where it cannot be used; what is wrong, and where.
-    fn reload(&mut self, cause: Cause) -> anyhow::Result<Reloaded>;
+    fn reload(&mut self, cause: Cause) -> anyhow::Result<Arc<Policy>>;
+
+    /// What was read last is in force now.
+    fn take_over(&mut self);
 
     /// The files of which it wants to know when they change.
     fn watched(&self) -> Vec<PathBuf>;
@@ -295,10 +299,15 @@ impl Server {
         } = self;
         let watch = Watch::default();
         watch.set(reload.watched());
-        let mut reload_all = |cause| {
-            apply(&mut reload, cause, &outlets, &watch);
-            // It says what came of it.
-            let _as_before = certificates.reload();
+        let mut reload_all = |cause| match apply(&mut reload, cause, &outlets, &certificates) {
+            Ok(()) => {
+                watch.set(reload.watched());
+                tracing::info!(cause = cause.text(), "reloaded");
+            }
+            Err(error) => {
+                let cause = cause.text();
+                tracing::error!(cause, "nothing is reloaded, all stays as it was: {error:#}");
+            }
         };
         let heard = listen_to_the_world(signals, ended, outlets.len(), &watch)?;
         let mut draining = false;
@@ -379,23 +388,20 @@ fn listen_to_the_world(
     Ok(heard)
 }
 
-/// Reads anew what may change, and tells the cores. What cannot be used changes nothing.
-fn apply(reload: &mut impl Reload, cause: Cause, outlets: &[Outlet<Mail>], watch: &Watch) {
-    match reload.reload(cause) {
-        Ok(Reloaded { policy, watched }) => {
-            watch.set(watched);
-            for outlet in outlets {
-                outlet.send(Mail::Policy(Arc::clone(&policy)), 0);
-            }
-            tracing::info!(?cause, "reloaded");
-        }
-        Err(error) => {
-            tracing::error!(
-                ?cause,
-                "nothing is reloaded, all stays as it was: {error:#}"
-            );
-        }
+/// Reads anew what may change, and tells the cores: all of it or nothing.
+fn apply(
+    reload: &mut impl Reload,
+    cause: Cause,
+    outlets: &[Outlet<Mail>],
+    certificates: &Certificates,
+) -> anyhow::Result<()> {
+    let policy = reload.reload(cause)?;
+    certificates.reload()?;
+    reload.take_over();
+    for outlet in outlets {
+        outlet.send(Mail::Policy(Arc::clone(&policy)), 0);
     }
+    Ok(())
 }
 
 /// Measures memory on a thread of its own, until what this answers is dropped.

@@ -74,18 +74,12 @@ impl Certificates {
 
     /// Reads all files again. Handshakes that begin from now on are shown what is in them; sessions
     /// are resumed as before. What cannot be loaded leaves in force what was: both listeners or
-    /// none. Logs what came of it.
+    /// none. Logs which are shown.
     ///
     /// # Errors
-    /// The same as is logged.
+    /// Where one cannot be loaded.
     pub fn reload(&self) -> anyhow::Result<()> {
-        let loaded = self.load();
-        let (public, admin) = loaded.inspect_err(|error| {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "certificates were not reloaded; the old ones stay in force"
-            );
-        })?;
+        let (public, admin) = self.load().context("certificates")?;
         let mut all = Vec::new();
         if let Some(Loaded { config, shown }) = public {
             all.extend(shown);
