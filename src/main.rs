@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tidewheel::cli::check::Check;
+use tidewheel::cli::check::{Check, load_files};
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
 use tidewheel::cli::policy::{Secret, policy};
 use tidewheel::cli::reload::Reloader;
@@ -87,6 +87,10 @@ fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
+    if let Err(error) = load_files(&options, Clock::start().now().unix_ms) {
+        eprintln!("error: {error:#}");
+        return Ok(ExitCode::from(EXIT_USAGE));
+    }
     raise_descriptor_limit().context("could not raise the limit on open files")?;
     let host = Host::inspect().context("could not find out what this machine allows")?;
     let settings = server::Settings {

@@ -41,6 +41,7 @@ use clap::{Args, Command, FromArgMatches as _, Subcommand as _};
 use thiserror::Error;
 
 pub mod check;
+mod exposure;
 pub mod host;
 pub mod lists;
 pub mod logging;

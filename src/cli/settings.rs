@@ -66,7 +66,7 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
 }
 
 /// How the operator's backend is asked, where it is.
-fn webhook(options: &options::Authentication) -> Option<WebhookSettings> {
+pub(super) fn webhook(options: &options::Authentication) -> Option<WebhookSettings> {
     let url = options.auth_webhook_url.clone()?;
     Some(WebhookSettings {
         url,

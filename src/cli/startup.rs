@@ -6,6 +6,7 @@
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 
+use super::exposure;
 use super::options::{AuthMethod, Overflow};
 use super::settings::memory_budget;
 use super::units::{ByteSize, Count, MIB, TimeSpan};
@@ -56,6 +57,7 @@ impl Startup<'_> {
         ]
         .into_iter()
         .flatten()
+        .chain(exposure::warnings(self.options))
         .collect()
     }
 
@@ -236,6 +238,9 @@ impl Display for Startup<'_> {
             }
             None => writeln!(f, "  memory       no budget")?,
         }
+        writeln!(f, "  users        {}", exposure::users(options))?;
+        writeln!(f, "  rooms        {}", exposure::rooms(options))?;
+        writeln!(f, "  limits       {}", exposure::limits(options))?;
         for warning in self.warnings() {
             writeln!(f, "warning: {warning}")?;
         }
@@ -305,6 +310,9 @@ tidewheel VERSION
   messages     64KiB at most
   slow readers closed when 1MiB or 10s behind
   memory       1536 MiB at most, of 2048 MiB here
+  users        anyone, under any name (--auth none)
+  rooms        of any name, 0 rules
+  limits       no rate of messages or connections
 ";
         assert_eq!(summary(|_| {}, &HOST, true), expected);
     }
@@ -335,6 +343,9 @@ tidewheel VERSION
   messages     64KiB at most
   slow readers jump ahead, told what they missed, when 1MiB or 10s behind
   memory       32 MiB at most, of 2048 MiB here
+  users        anyone, under any name (--auth none)
+  rooms        of any name, 0 rules
+  limits       no rate of messages or connections
 warning: --max-connections 100000 is more than the descriptor limit allows, 768; raise the limit \
 from 1024 (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile of a container)
 warning: --backlog 4096 is lowered to 128 by the kernel; sysctl net.core.somaxconn=4096 allows it
@@ -342,6 +353,11 @@ warning: --shards 4 is more than the 2 cores here: they will take turns
 warning: --insecure-allow-anonymous: whoever reaches 0.0.0.0:80 may read and write every room
 warning: --memory-budget 32MiB is enough for 74898 idle connections, at 336 bytes each, and not for \
 --max-connections 100000; raise it to 43MiB or more
+warning: tokens and messages cross the network in the clear; add --tls-cert and --tls-key, or name the \
+         proxy that speaks TLS in --trusted-proxies
+warning: strangers are held to no rate; set --limit-connection-messages, --limit-user-messages, \
+         --limit-user-rooms and --max-connections-per-address (docs/limits.md)
+warning: --echo is open to everyone, whatever --auth and --allow-origin say: it is for tests
 ";
         assert_eq!(summary(change, &host, false), expected);
     }

@@ -13,12 +13,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use super::exposure;
 use super::host::Host;
 use super::policy::policy;
-use super::settings::certificates;
+use super::settings::{certificates, webhook};
 use super::units::Count;
 use super::{EXIT_FAILURE, EXIT_USAGE, Options};
-use crate::reactor::tls::TlsLoader;
+use crate::control::Webhook;
+use crate::reactor::tls::{Shown, TlsLoader};
 use crate::server::Capacity;
 use machine::{Machine, Wanted, Weight, findings};
 
@@ -90,18 +92,23 @@ impl Check {
             Ok(policy) => policy,
             Err(error) => return useless(&error),
         };
-        for settings in certificates(&self.options) {
-            let loaded = TlsLoader::new(settings, now_unix_ms / 1_000).and_then(|it| it.load());
-            if let Err(error) = loaded {
-                return useless(&error);
-            }
-        }
+        let shown = match load_files(&self.options, now_unix_ms) {
+            Ok(shown) => shown,
+            Err(error) => return useless(&format!("{error:#}")),
+        };
         let mut text = String::new();
         // Writing to a String cannot fail.
         let rules = self.options.rooms.tables.len();
         let _ = writeln!(text, "the configuration is good; room rules: {rules}");
-        for warning in &self.warnings {
+        let exposed = exposure::warnings(&self.options);
+        for warning in self.warnings.iter().chain(&exposed) {
             let _ = writeln!(text, "warning: {warning}");
+        }
+        let unix_s = (now_unix_ms / 1_000) as i64;
+        for certificate in shown {
+            if let Some(warning) = certificate.warning(unix_s) {
+                let _ = writeln!(text, "warning: {warning}");
+            }
         }
         let (machine, is_enough) = self.judge_machine(host, root);
         let _ = write!(text, "\n{machine}");
@@ -150,6 +157,22 @@ impl Check {
         }
         (text, is_enough)
     }
+}
+
+/// Loads the files that the server would at its start, besides those of the policy. Answers the
+/// certificates that it would show.
+///
+/// # Errors
+/// Where one cannot be used.
+pub fn load_files(options: &Options, now_unix_ms: u64) -> anyhow::Result<Vec<Shown>> {
+    let mut shown = Vec::new();
+    for settings in certificates(options) {
+        shown.extend(TlsLoader::new(settings, now_unix_ms / 1_000)?.load()?.shown);
+    }
+    if let Some(settings) = webhook(&options.authentication) {
+        Webhook::new(&settings)?;
+    }
+    Ok(shown)
 }
 
 /// A configuration that the server would not start with.
