@@ -286,7 +286,8 @@ fn a_bad_token_is_upgraded_and_closed_with_4002_and_never_repeated() {
     let index = node.open("/ws/r", "");
     let told = node.auth(index, "nonsense");
     assert_eq!(kinds(&told), ["4002"]);
-    assert_eq!(node.refused(AuthRefusal::Signature), 4);
+    assert_eq!(node.refused(AuthRefusal::Signature), 3);
+    assert_eq!(node.refused(AuthRefusal::Malformed), 1);
     assert_eq!(node.state(), [0, 0, 4]);
 
     let index = node.open("/ws", "Authorization: Bearer ann-past\r\n");
@@ -430,6 +431,26 @@ fn a_refresh_that_is_no_good_is_an_error_and_closes() {
     assert_eq!(kinds(&told), ["error", "4002"]);
     assert!(told[1].contains("same user"), "{told:?}");
     assert_eq!(node.refused(AuthRefusal::OtherUser), 1);
+}
+
+#[test]
+fn credentials_shown_again_and_again_are_not_looked_at() {
+    let mut policy = tokens();
+    policy.limits.rate_errors_max = 50;
+    let mut node = Node::new(policy);
+    let index = node.enter("ann");
+    for _ in 0..10 {
+        assert_eq!(kinds(&node.auth(index, "ann")), ["auth_response"]);
+    }
+    let told = node.auth(index, "nonsense");
+    assert_eq!(kinds(&told), ["error"], "not even looked at");
+    assert!(told[0].contains("4004"), "{told:?}");
+    node.wait(1_000);
+    assert_eq!(kinds(&node.auth(index, "ann")), ["auth_response"]);
+    for _ in 0..100 {
+        node.auth(index, "ann");
+    }
+    assert_eq!(node.state()[1], 0, "it goes on, and is closed");
 }
 
 #[test]

@@ -267,6 +267,26 @@ fn a_full_room_refuses_users_and_no_connections_and_holds_nothing_of_the_refused
 }
 
 #[test]
+fn who_asked_for_presence_before_it_was_switched_off_does_not_stay_to_see_it() {
+    let seeing = message("join_room", "r", json!({"presence": true}));
+    for core in 0..2 {
+        let mut node = Node::new(2, "[[rooms]]\npattern = 'r'");
+        let ann = node.connect(core, "/ws?user_id=ann");
+        node.say(ann, &seeing);
+        node.reload("[[rooms]]\npattern = 'r'\npresence = false");
+        node.turn();
+        let heard: Vec<String> = node.heard(ann).iter().skip(1).map(told).collect();
+        if heard.len() > 1 {
+            // Its home is the other core, which let it in when the rule was another already.
+            assert_eq!(heard, ["room_joined", "4010", "room_left"], "core {core}");
+            assert_eq!(node.cores[core].0.footprint().locals, 0);
+        } else {
+            assert_eq!(heard, ["room_joined"], "core {core}: it was in before");
+        }
+    }
+}
+
+#[test]
 fn joins_and_leaves_in_one_breath_leave_no_half_member() {
     let mut node = Node::new(2, "[[rooms]]\npattern = 'r*'\nmax-members = 1");
     for room in ["r1", "r2", "r3", "r4"] {

@@ -52,8 +52,10 @@ pub fn client_address(
 
 /// The address in `1.2.3.4:80`, `[::1]:80` and `[::1]`, which some proxies write.
 fn without_port(text: &str) -> &str {
-    if let Some((address, _)) = text.strip_prefix('[').and_then(|t| t.split_once(']')) {
-        return address;
+    if let Some((address, rest)) = text.strip_prefix('[').and_then(|t| t.split_once(']')) {
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        let ends_well = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+        return if ends_well { address } else { text };
     }
     match text.split_once(':') {
         Some((address, port)) if !port.contains(':') => address,
@@ -116,6 +118,8 @@ mod tests {
             "1.2.3.4, ",
             "1.2.3.4, x",
             "1.2.3",
+            "[::1]junk",
+            "[::1]:x",
             "_hidden",
             "é",
             ",",

@@ -65,6 +65,8 @@ pub enum Excess {
     UserMessages(Rate, Duration),
     /// Too many rooms made by a user's messages.
     UserRooms(Rate, Duration),
+    /// Credentials shown again and again.
+    Refreshes(Rate, Duration),
 }
 
 impl std::fmt::Display for Excess {
@@ -93,6 +95,12 @@ impl std::fmt::Display for Excess {
                 f,
                 "this user's messages make more new rooms than {rate} (--limit-user-rooms); this one \
                  was not accepted, try again in {} ms",
+                ms(wait)
+            ),
+            Excess::Refreshes(rate, wait) => write!(
+                f,
+                "this connection shows credentials more often than {rate}; this one was not looked \
+                 at, try again in {} ms",
                 ms(wait)
             ),
         }

@@ -139,10 +139,7 @@ fn enter<'a>(head: &Head<'a>, room: Option<&str>, policy: &Policy) -> Result<Ent
         [] => None,
         names if names.contains(&SUBPROTOCOL) => Some(SUBPROTOCOL),
         names => {
-            let names: Vec<_> = names
-                .iter()
-                .filter(|n| !n.starts_with(BEARER_PREFIX))
-                .collect();
+            let names: Vec<_> = names.iter().filter(|n| !is_bearer(n)).collect();
             return Err(Refusal::new(
                 400,
                 format!(
@@ -202,6 +199,12 @@ fn fields<'n>(head: &Head<'_>, names: impl Iterator<Item = &'n str>) -> Vec<(Box
         found.extend(texts.map(|text| (Box::from(name), Box::from(text))));
     }
     found
+}
+
+/// Whether a subprotocol entry carries a token, or was meant to: it is repeated to nobody.
+fn is_bearer(entry: &str) -> bool {
+    let beginning = entry.get(..BEARER_PREFIX.len());
+    beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(BEARER_PREFIX))
 }
 
 fn room_name(component: &str) -> Result<String, Refusal> {
@@ -281,6 +284,11 @@ mod tests {
             (
                 "/ws",
                 "Sec-WebSocket-Protocol: tidewheel.bearer.abc\r\n",
+                "400",
+            ),
+            (
+                "/ws",
+                "Sec-WebSocket-Protocol: Tidewheel.Bearer.abc, x\r\n",
                 "400",
             ),
             ("/ws/%zz", "", "400"),

@@ -186,6 +186,8 @@ label! {
         UserMessages = "user_messages",
         /// `--limit-user-rooms`: answered with error 4004.
         UserRooms = "user_rooms",
+        /// Credentials shown again too often: answered with error 4004.
+        Refreshes = "refreshes",
         /// `--limit-address-connects`: answered with HTTP 429.
         AddressConnects = "address_connects",
         /// `--max-connections-per-address`: answered with HTTP 429.

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use crate::address::ConnectionRef;
 use crate::bus::CREDITS;
-use crate::gate::{Authentication, Credential, Grant, Question, Verdict};
+use crate::gate::rate::Per;
+use crate::gate::{Authentication, Credential, Excess, Grant, Question, Rate, Verdict};
 use crate::metrics::{AuthRefusal, AuthWay};
 use crate::protocol::{Code, Command, Event, Malformed, Request, UserId};
 use crate::shard::Shard;
@@ -41,6 +42,9 @@ pub(super) struct Arrival {
     /// By which the backend may know who this is.
     pub has_fields: bool,
 }
+
+/// How many credentials an established connection may show at once; after that, one a second.
+const REFRESHES_AT_ONCE: u32 = 10;
 
 impl Shard {
     /// A connection was upgraded: finds out who it is, or waits to be told.
@@ -106,6 +110,15 @@ impl Shard {
         if matches!(self.config.policy.authentication, Authentication::Open) {
             return self.answer_auth(index, correlation_id);
         }
+        // To look at a signature takes up to a millisecond.
+        let now = self.now.mono;
+        if let Ok(rate) = Rate::new(1, Per::Second, REFRESHES_AT_ONCE)
+            && let Some(pass) = self.connections.get_mut(index).and_then(|c| c.pass_mut())
+            && let Err(wait) = pass.refreshes.take(rate, 1, now)
+        {
+            let excess = Excess::Refreshes(rate, wait);
+            return self.refuse_excess(index, excess, None, correlation_id);
+        }
         self.judge(index, AuthWay::Refresh, Some(token), correlation_id);
     }
 
@@ -119,6 +132,12 @@ impl Shard {
     ) {
         let policy = Arc::clone(&self.config.policy);
         let given = token.unwrap_or_default();
+        let asks_for_one = !matches!(policy.authentication, Authentication::Open);
+        if asks_for_one && token.is_some_and(str::is_empty) {
+            let reason = "authentication failed: the credential is empty";
+            let refusal = AuthRefusal::Malformed;
+            return self.refuse_credential(index, refusal, reason, correlation_id);
+        }
         let judged = match &policy.authentication {
             // The operator opened the doors while this one waited.
             Authentication::Open => return self.let_in_by_name(index, None, None),

@@ -233,6 +233,7 @@ impl Shard {
             Excess::ConnectionJoins(..) => Limited::ConnectionJoins,
             Excess::UserMessages(..) => Limited::UserMessages,
             Excess::UserRooms(..) => Limited::UserRooms,
+            Excess::Refreshes(..) => Limited::Refreshes,
         });
         let code = Code::RateLimitExceeded;
         self.refuse(index, code, &excess.to_string(), room, correlation_id);

@@ -144,6 +144,9 @@ impl Shard {
             room.user_count = welcome.members;
         }
         self.enrol(index, local, welcome.presence);
+        if welcome.presence {
+            self.leave_if_unseeing(index, &welcome.room);
+        }
         self.look_again_if_blocked(index);
         if self.is_home_elsewhere(&welcome.room) {
             self.give_back(index, CREDITS / 16);

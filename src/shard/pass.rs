@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gate::Grant;
+use crate::gate::rate::Bucket;
 use crate::metrics::AuthWay;
 use crate::protocol::{Code, Event};
 use crate::shard::Shard;
@@ -22,6 +23,10 @@ const CLOCK_TRUST: Duration = Duration::from_secs(86_400);
 pub(super) struct Pass {
     /// What its credential gives it; none before one was accepted, and where none is asked for.
     pub grant: Option<Arc<Grant>>,
+    /// Its share of what the grant takes.
+    grant_bytes: usize,
+    /// How often it may show another credential.
+    pub refreshes: Bucket,
     /// When its bearer is told of the end; `u64::MAX` once it was, or is not to be.
     notice_at_unix_ms: u64,
     /// The notice, or the end.
@@ -69,8 +74,7 @@ impl Waiting {
 impl Pass {
     /// Bytes of memory that it takes, roughly, itself and a timer included, but for what waits.
     pub(super) fn heap_bytes(&self) -> usize {
-        let grant = self.grant.as_ref().map_or(0, |grant| grant.heap_bytes());
-        size_of::<Self>() + TIMER_BYTES + grant
+        size_of::<Self>() + TIMER_BYTES + self.grant_bytes
     }
 
     /// Takes its timers out, to be cancelled.
@@ -101,7 +105,11 @@ impl Shard {
         let notice = self.config.policy.token_expiring_notice.as_millis() as u64;
         let now = self.now.unix_ms;
         let ends = grant.expires_at_unix_ms;
+        // One that several bear, because the operator's backend was asked once for all, is shared out
+        // among them.
+        let sharers = Arc::strong_count(&grant).max(1);
         self.change_pass(index, |pass| {
+            pass.grant_bytes = grant.heap_bytes() / sharers;
             pass.grant = Some(grant);
             pass.notice_at_unix_ms = match ends {
                 // What lives shorter than the notice is told at the half of its life.

@@ -2,6 +2,7 @@
 //! users, and what becomes of its rooms when it gets another credential. The rest is decided where
 //! rules and grants meet: [`ruling`](super::ruling).
 
+use crate::address::RoomKey;
 use crate::bus::Ask;
 use crate::gate::{Action, Grant, Wish};
 use crate::protocol::Code;
@@ -58,6 +59,24 @@ impl Shard {
             if !self.permits_or_refuses(index, place, wish, None) {
                 self.ask(index, room.name(), Ask::Leave { answer: true }, None);
             }
+        }
+    }
+
+    /// The home let a connection in that may have got another credential, or the room another rule,
+    /// since it asked: one that may not see who is there any more does not stay to see it.
+    pub(super) fn leave_if_unseeing(&mut self, index: u32, room: &RoomKey) {
+        let place = (room.hash(), room.name());
+        let (history, presence) = (false, true);
+        let seeing = Wish::Join { history, presence };
+        let member = Wish::Join {
+            history,
+            presence: false,
+        };
+        // Who may not even be there has been asked to leave already.
+        if self.permits(index, place, member)
+            && !self.permits_or_refuses(index, place, seeing, None)
+        {
+            self.ask(index, room.name(), Ask::Leave { answer: true }, None);
         }
     }
 }

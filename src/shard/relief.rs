@@ -52,6 +52,9 @@ const SMALL_DEBT: usize = 64 * 1024;
 /// Those longer steps.
 const LONG_STEP: Duration = Duration::from_millis(100);
 
+/// How much more a byte weighs that is held for a connection which has not said who it is.
+const STRANGER_WEIGHT: usize = 8;
+
 /// For how long a part of a message counts as coming in, in milliseconds.
 const STILL_COMING_MS: u32 = 200;
 
@@ -408,7 +411,12 @@ impl Shard {
         let silent_ms = self.now_ms().wrapping_sub(connection.alive_at_ms);
         // A message that is coming in is no debt, until there is no other way.
         let comes_in = silent_ms < STILL_COMING_MS && pressure < Pressure::Refuse;
-        let input = if comes_in { 0 } else { input_bytes(connection) };
+        let input = match connection.phase {
+            // A stranger goes before anyone whom the server knows.
+            Phase::Head | Phase::Awaiting => input_bytes(connection) * STRANGER_WEIGHT,
+            _ if comes_in => 0,
+            _ => input_bytes(connection),
+        };
         if !connection.blocked {
             return input;
         }

@@ -133,6 +133,11 @@ impl Shard {
         }
     }
 
+    /// Whether a connection may have what it wants in a room, asked for the server's own purposes.
+    pub(super) fn permits(&mut self, index: u32, place: (u64, &str), wish: Wish) -> bool {
+        self.weigh(index, place, wish).is_ok()
+    }
+
     /// Whether a connection may have what it wants in a room; where it may not, it is told why.
     #[inline]
     pub(super) fn permits_or_refuses(
