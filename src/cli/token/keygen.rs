@@ -137,8 +137,12 @@ fn pem(label: &str, der: &[u8]) -> String {
     text
 }
 
+/// Writes a file that is not there yet, and makes the folders above it that are not.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), TokenError> {
     let write = || -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(text.as_bytes())?;

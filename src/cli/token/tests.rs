@@ -100,6 +100,15 @@ fn what_keygen_writes_signs_and_verifies_and_only_its_owner_reads_it() {
 }
 
 #[test]
+fn keygen_makes_the_folders_that_are_not_there() {
+    let folder = Folder::new();
+    let out = folder.path("keys/of/2026-06");
+    run(&["keygen", "--out", &out]).unwrap();
+    assert!(Path::new(&format!("{out}.pem")).is_file());
+    assert!(Path::new(&format!("{out}.pub.pem")).is_file());
+}
+
+#[test]
 fn a_token_that_is_made_says_what_was_asked_for() {
     let args = [
         "make",
