@@ -392,7 +392,7 @@ pub struct Authentication {
     #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
     pub allow_token_in_url: bool,
 
-    /// Origins of pages that may connect, by commas: https://a.example, *.a.example, null, *; none: see docs
+    /// Origins of pages that may connect, by commas: https://a.example, *.a.example, null, *; none: pages of the server's own host
     #[arg(long, value_name = "LIST", value_parser = origins)]
     pub allow_origin: Option<Origins>,
 

@@ -34,8 +34,10 @@ Durations are a whole number and `us`, `ms`, `s`, `m`, `h` or `d`. Sizes are byt
 number and `KiB`, `MiB`, `GiB`, `kB`, `MB` or `GB`. Rates are a number, or a size, and `/s`, `/m` or \
 `/h`; after a colon stands what may come at once, which is otherwise that number: `100/s`, `5/m:20`, \
 `64KiB/s:1MiB`. A BOOL flag alone means `true`; `--flag=false` takes back what a weaker layer says. \
-What may be repeated is an array in the file, and a list between commas in a variable; a stronger \
-layer replaces the list of a weaker one.
+What may be repeated is an array in the file, and a list between commas in a variable; a LIST, and \
+NETWORKS, stand between commas everywhere, and in the file an array does as well. A stronger layer replaces \
+the list of a weaker one. Relative paths, those in the file too, are taken from the directory that the \
+program is started in.
 
 What bears ↻ is read anew on SIGHUP, and so are the tables of `[[rooms]]`; files of keys and certificates \
 also when they change. Everything else needs a restart, and is named in the log when it was changed.

@@ -238,7 +238,8 @@ fn takes_commas(flag: &str) -> bool {
     let mut flags = command.get_arguments();
     flags.any(|arg| {
         let value = arg.get_value_names().and_then(|names| names.first());
-        arg.get_long() == Some(flag) && value.is_some_and(|name| name == "LIST")
+        arg.get_long() == Some(flag)
+            && value.is_some_and(|name| name == "LIST" || name == "NETWORKS")
     })
 }
 

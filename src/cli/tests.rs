@@ -129,6 +129,18 @@ fn a_list_is_repeated_flags_an_array_or_a_text_with_commas() {
 }
 
 #[test]
+fn networks_are_an_array_or_a_text_with_commas() {
+    let array = File::with("trusted-proxies = ['10.0.0.0/8', 'fd00::/8']\n");
+    let text = File::with("trusted-proxies = '10.0.0.0/8,fd00::/8'\n");
+    let of = |file: &File| {
+        options(&["--config", file.path()], &[])
+            .limits
+            .trusted_proxies
+    };
+    assert_eq!(format!("{:?}", of(&array)), format!("{:?}", of(&text)));
+}
+
+#[test]
 fn the_secret_of_tokens_is_taken_from_the_environment_alone() {
     let env = [
         ("TIDEWHEEL_JWT_SECRET", "hush-hush"),
