@@ -353,7 +353,7 @@ fn crowded_response(crowded: Crowded, limits: &Limits) -> Vec<u8> {
         ),
         (Crowded::Connections, _) => (
             format!(
-                "your address has {} connections, the most it may have (--max-connections-per-address)",
+                "your address has as many connections as it may have (--max-connections-per-address: {})",
                 limits.connections_per_address_max.unwrap_or_default()
             ),
             WAIT_FOR_A_PLACE,

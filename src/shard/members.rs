@@ -171,8 +171,9 @@ impl Shard {
                 self.withdraw(index, local);
             }
         }
-        let message =
-            format!("this room takes {members_max} users, and they are there; try again later");
+        let message = format!(
+            "this room has as many users as it takes (max-members: {members_max}); try again later"
+        );
         let id = full.correlation_id.as_deref();
         self.refuse(index, Code::RoomFull, &message, Some(room.name()), id);
         if self.is_home_elsewhere(room) {

@@ -188,6 +188,7 @@ impl Page {
         self.check("info", info.map(|info| shown(info).to_owned()));
         let granted = claims.rooms();
         let count = |rooms: Option<usize>| match rooms {
+            Some(1) => "1 pattern".to_owned(),
             Some(count) => format!("{count} patterns"),
             None => "not there: the server's defaults hold".to_owned(),
         };

@@ -42,8 +42,8 @@ pub enum TokenFault {
     },
     /// It does not consist of three parts.
     #[error(
-        "the token has {parts} parts between dots and a signed token has three (RFC 7515 §7.1); \
-         send the token whole, without Bearer before it"
+        "a signed token has three parts between dots (RFC 7515 §7.1) and this one has {parts}; send \
+         the token whole, without Bearer before it"
     )]
     NotThreeParts {
         /// How many it has.
@@ -77,8 +77,8 @@ pub enum TokenFault {
     NoAlgorithm,
     /// It was signed in a way that no key here is for.
     #[error(
-        "the token's alg is none that a key of this server is for; sign it with one of the keys \
-         that --jwt-key-file names"
+        "no key of this server is for the token's alg; sign it with one of the keys that \
+         --jwt-key-file names"
     )]
     AlgorithmWithoutKey,
     /// The key that it names is for another algorithm.
@@ -158,10 +158,10 @@ pub enum TokenFault {
         in_ms: u64,
     },
     /// It is from someone else.
-    #[error("the token's iss is none that --jwt-issuer names")]
+    #[error("--jwt-issuer does not name the token's iss")]
     WrongIssuer,
     /// It is for someone else.
-    #[error("the token's aud has none that --jwt-audience names")]
+    #[error("--jwt-audience names nobody of the token's aud")]
     WrongAudience,
     /// It is for someone, and this server was not told that it is that one.
     #[error(
