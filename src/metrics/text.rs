@@ -547,6 +547,17 @@ mod tests {
     }
 
     #[test]
+    fn docs_metrics_md_has_every_name() {
+        let docs = include_str!("../../docs/metrics.md");
+        let text = render(&reports([Some(busy()), None]));
+        for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = family.split_once(' ').unwrap();
+            let row = format!("| `{name}` | {kind} |");
+            assert!(docs.contains(&row), "docs/metrics.md has no row {row}");
+        }
+    }
+
+    #[test]
     fn a_core_that_never_answered_is_told_as_down_and_nothing_else() {
         let text = render(&reports([Some(busy()), None]));
         let series = parse(&text);
