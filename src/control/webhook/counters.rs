@@ -131,5 +131,10 @@ mod tests {
         counters.render(&mut text);
         assert_eq!(text.matches("\"} 1\n").count(), OUTCOMES.len());
         assert!(text.contains("\ntidewheel_auth_webhook_circuit_open 1\n"));
+        let docs = include_str!("../../../docs/metrics.md");
+        for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = family.split_once(' ').unwrap();
+            assert!(docs.contains(&format!("| `{name}` | {kind} |")), "{name}");
+        }
     }
 }
