@@ -80,7 +80,7 @@ impl Plan {
         }
         if !floods && rng.u8(..6) == 0 {
             // From less than the rooms themselves take to more than is ever held.
-            shard.memory_budget_bytes = 1 << rng.u32(14..20);
+            shard.memory_budget_bytes = 1 << rng.u32(11..19);
         }
         let orders = rng.u8(..4) == 0;
         let is_limited = rng.u8(..8) == 0 && !floods;
