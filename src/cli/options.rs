@@ -450,11 +450,11 @@ pub struct Limits {
     pub limit_connection_bytes: RateLimit,
 
     /// Joins and leaves of one connection; above, they are answered with error 4004
-    #[arg(long, value_name = "RATE", default_value = "100/s:2000", value_parser = slow_rate)]
+    #[arg(long, value_name = "RATE", default_value = "1000/s:10000", value_parser = slow_rate)]
     pub limit_connection_joins: RateLimit,
 
     /// WebSocket pings and pongs from one connection, above which it is closed with 4004
-    #[arg(long, value_name = "RATE", default_value = "100/s:1000", value_parser = slow_rate)]
+    #[arg(long, value_name = "RATE", default_value = "1000/s:10000", value_parser = slow_rate)]
     pub limit_connection_control: RateLimit,
 
     /// Messages from all connections of a user together; above, they are answered with error 4004

@@ -386,7 +386,7 @@ mod tests {
                 "proxy-protocol",
             ),
             (
-                |o| o.rooms.max_rooms_per_connection = 3_000,
+                |o| o.rooms.max_rooms_per_connection = 20_000,
                 "limit-connection-joins",
             ),
             (
@@ -427,7 +427,7 @@ mod tests {
             options.listeners.admin_listen = options.listeners.listen;
             options.slow_consumers.coalesce = options.slow_consumers.max_lag_age;
             options.limits.proxy_protocol = ProxyProtocol::Required;
-            options.rooms.max_rooms_per_connection = 3_000;
+            options.rooms.max_rooms_per_connection = 20_000;
             options.limits.limit_connection_bytes = rate_of_bytes("1KiB/s").unwrap();
         });
         assert_eq!(found.len(), 10);

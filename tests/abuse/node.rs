@@ -123,6 +123,10 @@ impl Node {
         let mut config = shard_config(&options, CoreId(0), cores, 7);
         let policy = policy(&options).unwrap();
         let mut limits = policy.limits.clone();
+        // The rates that are always on, at a tenth: floods are met sooner.
+        let tenth = |burst| Rate::new(100, Per::Second, burst).ok();
+        limits.connection_joins = tenth(2_000);
+        limits.connection_control = tenth(1_000);
         change(&mut config, &mut limits);
         config.policy = Arc::new(Policy { limits, ..policy });
         let shard = |core| {
