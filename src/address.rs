@@ -56,6 +56,44 @@ impl RoomKey {
     }
 }
 
+/// Where rooms and users are at home: the same on all cores of a node, by the node's seed.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    hasher: ahash::RandomState,
+    cores: u16,
+}
+
+impl Placement {
+    /// The placement of a node with this seed and so many cores.
+    pub fn new(seed: u64, cores: u16) -> Placement {
+        let mut seeds = fastrand::Rng::with_seed(seed);
+        let mut next = || seeds.u64(..);
+        let hasher = ahash::RandomState::with_seeds(next(), next(), next(), next());
+        Placement { hasher, cores }
+    }
+
+    /// The hasher, for tables of the node's own.
+    pub fn hasher(&self) -> &ahash::RandomState {
+        &self.hasher
+    }
+
+    /// The hash of a room's name or a user's id.
+    pub fn hash_one(&self, name: impl std::hash::Hash) -> u64 {
+        self.hasher.hash_one(name)
+    }
+
+    /// A room's name with its hash.
+    pub fn room(&self, name: &str) -> RoomKey {
+        RoomKey::new(name, self.hash_one(name))
+    }
+
+    /// The core where a hash is at home. The high bits decide, so that the tables of a core, which
+    /// use the low ones, stay well spread.
+    pub fn home_of(&self, hash: u64) -> CoreId {
+        CoreId(((u128::from(hash) * u128::from(self.cores)) >> 64) as u16)
+    }
+}
+
 /// Where a peer is: an IP address. IPv4 and its form within IPv6 (`::ffff:a.b.c.d`) are the same.
 #[derive(Copy, Clone, PartialEq, Eq, Hash)]
 pub struct PeerAddress([u8; 16]);

@@ -16,10 +16,22 @@
 //! publishers are paused. Nothing here blocks.
 
 mod batch;
+mod notice;
 mod order;
+mod query;
+mod record;
 
 pub use batch::{Batch, Batches, Bytes};
+pub use notice::{Notice, Noticed};
 pub use order::{Obeyed, Order, OrderFault, OrderReply};
+pub use query::{
+    Answer, ApiAnswer, ApiAsk, Crowd, Evicted, Laggard, MemberFacts, Past, Position, Post, Query,
+    Refused, RoomFacts, Sight, Ticket,
+};
+pub use record::{
+    Durability, Record, RecordKey, Records, StoreFault, Stored, StoredBan, StoredKey,
+    StoredMessage, StoredRoom,
+};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -8,6 +8,7 @@ use super::host::Host;
 use super::options;
 use super::units::Count;
 use crate::address::CoreId;
+use crate::bus::Durability;
 use crate::control::WebhookSettings;
 use crate::gate::meters::METERS_MAX;
 use crate::gate::{Limits, Meters, Policy};
@@ -232,6 +233,8 @@ pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> S
         coalesce: slow_consumers.coalesce,
         answer_bytes_max: options.tuning.max_reply_bytes,
         memory_budget_bytes: 0,
+        durability: Durability::Off,
+        gives_notice: false,
         heartbeat_interval: heartbeat.heartbeat_interval,
         heartbeat_timeout: heartbeat.heartbeat_timeout,
     }

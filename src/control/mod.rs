@@ -5,9 +5,12 @@
 //!
 //! ```text
 //! listener ── connections (bounded in number and age) ── routes ─┬─ Readiness   an atomic
-//!                                                                └─ Scraper ──► Cores ──► bus
+//!                                                                ├─ Scraper ──► Cores ──► bus
+//!                                                                │     ▲                   │
+//!                                                                │     └── SnapshotReply ──┤
+//!                                                                └─ Switchboard ──► Query ─┤
 //!                                                                      ▲                   │
-//!                                                                      └── SnapshotReply ──┘
+//!                                                                      └────── Answer ─────┘
 //! ```
 //! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]).
 
@@ -17,6 +20,7 @@ mod readiness;
 mod routes;
 mod scrape;
 mod secured;
+mod switchboard;
 pub mod webhook;
 
 use std::io;
@@ -26,14 +30,17 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 pub use problem::Problem;
 pub use readiness::{Phase, Readiness};
 pub use scrape::Cores;
 pub use secured::Secured;
+pub use switchboard::{Switchboard, Unanswered};
 pub use webhook::{Webhook, WebhookError, WebhookSettings};
 
+use crate::bus::Answer;
 use crate::control::scrape::Scraper;
 
 /// What the admin listener grants a caller.
@@ -51,6 +58,8 @@ pub struct Limits {
     pub close_timeout: Duration,
     /// How long a core may take to hand over its metrics. Default 1 s.
     pub snapshot_timeout: Duration,
+    /// How long a core, and the disk where that is waited for, may take to answer. Default 10 s.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -62,6 +71,7 @@ impl Default for Limits {
             age_max: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),
             snapshot_timeout: Duration::from_secs(1),
+            answer_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -97,6 +107,8 @@ pub struct Plane {
     runtime: Runtime,
     webhook: Option<Webhook>,
     secured: Secured,
+    answers: UnboundedSender<Vec<Answer>>,
+    answered: UnboundedReceiver<Vec<Answer>>,
 }
 
 impl Plane {
@@ -107,8 +119,11 @@ impl Plane {
     pub fn new() -> io::Result<Plane> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_io().enable_time().build()?;
+        let (answers, answered) = mpsc::unbounded_channel();
         Ok(Plane {
             runtime,
+            answers,
+            answered,
             webhook: None,
             secured: Secured::default(),
         })
@@ -118,6 +133,12 @@ impl Plane {
     #[must_use]
     pub fn with_webhook(self, webhook: Option<Webhook>) -> Plane {
         Plane { webhook, ..self }
+    }
+
+    /// Where cores send their answers. There is at most one for each question, so what may wait is
+    /// bounded by what may be asked.
+    pub fn answers(&self) -> UnboundedSender<Vec<Answer>> {
+        self.answers.clone()
     }
 
     /// Where it is told to speak TLS, before it runs or while it does.
@@ -140,6 +161,9 @@ impl Plane {
             runtime,
             webhook,
             secured,
+            answered,
+            // The cores have theirs.
+            answers: _,
         } = self;
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
@@ -151,11 +175,13 @@ impl Plane {
         let counters = webhook.as_ref().map(Webhook::counters);
         let scraper = Scraper::new(Arc::clone(&cores), limits.snapshot_timeout, counters);
         let scraper = Arc::new(scraper);
+        let switchboard = Switchboard::new(Arc::clone(&cores), limits.answer_timeout);
         let router = routes::router(scraper, readiness);
         let thread = thread::Builder::new()
             .name("tidewheel-control".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
+                    tokio::spawn(switchboard.serve(answered));
                     if let Some(webhook) = webhook {
                         tokio::spawn(webhook.serve(cores));
                     }

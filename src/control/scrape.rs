@@ -7,8 +7,8 @@ use axum::body::Bytes;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::address::ConnectionRef;
-use crate::bus::{Order, OrderReply};
+use crate::address::{ConnectionRef, CoreId, Placement};
+use crate::bus::{Order, OrderReply, Query};
 use crate::control::webhook::Counters;
 use crate::gate::Verdict;
 use crate::metrics::text::{self, CoreReport};
@@ -33,6 +33,18 @@ pub trait Cores: Send + Sync + 'static {
     ///
     /// Must not block. Where the message cannot be sent, dropping `reply` says so.
     fn order(&self, core: usize, order: Order, reply: OrderReply);
+
+    /// Puts a question to a core, which answers through the channel of [`Plane::answers`]. Must not
+    /// block. False where the core is gone. `weight_bytes` is what the question holds in memory.
+    ///
+    /// [`Plane::answers`]: crate::control::Plane::answers
+    fn query(&self, core: CoreId, query: Query, weight_bytes: usize) -> bool;
+
+    /// Bytes that wait for a core.
+    fn backlog_bytes(&self, core: CoreId) -> usize;
+
+    /// Where rooms and users are at home.
+    fn placement(&self) -> &Placement;
 }
 
 /// Answers scrapes. Those that come in while one is under way share the next.

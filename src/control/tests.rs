@@ -3,12 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Mutex, mpsc};
+use std::sync::{LazyLock, Mutex, mpsc};
 use std::time::Instant;
 
 use super::*;
-use crate::address::ConnectionRef;
-use crate::bus::{Order, OrderReply};
+use crate::address::{ConnectionRef, CoreId, Placement};
+use crate::bus::{Order, OrderReply, Query};
 use crate::gate::Verdict;
 use crate::metrics::{Metrics, SnapshotReply};
 
@@ -40,6 +40,19 @@ impl Cores for FakeCores {
 
     fn order(&self, _core: usize, _order: Order, reply: OrderReply) {
         drop(reply);
+    }
+
+    fn query(&self, _core: CoreId, _query: Query, _weight_bytes: usize) -> bool {
+        false
+    }
+
+    fn backlog_bytes(&self, _core: CoreId) -> usize {
+        0
+    }
+
+    fn placement(&self) -> &Placement {
+        static PLACEMENT: LazyLock<Placement> = LazyLock::new(|| Placement::new(7, 1));
+        &PLACEMENT
     }
 }
 

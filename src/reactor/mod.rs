@@ -34,10 +34,12 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
 use rustls::ServerConfig;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 use crate::address::{ConnectionRef, CoreId, PeerAddress};
-use crate::bus::{Batch, Mailbox, Order, OrderReply, Outlet, Wake};
+use crate::bus::{
+    Answer, Batch, Mailbox, Notice, Order, OrderReply, Outlet, Query, Records, Stored, Wake,
+};
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Reject, SnapshotReply};
 use crate::shard::{Action, Outside, Pressure, Shard};
@@ -87,6 +89,10 @@ pub enum Mail {
     Verdict(ConnectionRef, Verdict),
     /// From the control plane: something about one user.
     Order(Order, OrderReply),
+    /// From the control plane: what the operator's backend asks.
+    Query(Query),
+    /// From the store: how far it has come.
+    Stored(Stored),
     /// From the server: new connections are shown another certificate.
     Tls(Arc<ServerConfig>),
     /// From the server: no more connections, and all are to go within the time.
@@ -150,6 +156,20 @@ pub struct Tuning {
     pub bus_backlog_bytes: usize,
 }
 
+/// Where a core sends what is not for another core. None of them makes it wait.
+#[derive(Clone, Default, Debug)]
+pub struct Links {
+    /// Takes questions for the operator's backend, where that judges credentials. Nobody is let in
+    /// whom there is no place to ask about.
+    pub questions: Option<Sender<Question>>,
+    /// Takes answers to the control plane's questions.
+    pub answers: Option<UnboundedSender<Vec<Answer>>>,
+    /// Takes what the operator's backend is to know. Where it is full, that is dropped and counted.
+    pub notices: Option<Sender<Vec<Notice>>>,
+    /// Takes what is to be kept on disk.
+    pub records: Option<crossbeam_channel::Sender<Records>>,
+}
+
 /// One core's loop.
 pub struct Reactor {
     poll: Poll,
@@ -170,8 +190,7 @@ pub struct Reactor {
     buffer: Vec<u8>,
     to_read: Vec<u32>,
     drain_ends: Option<Instant>,
-    /// Takes questions for the operator's backend, where that judges credentials.
-    questions: Option<Sender<Question>>,
+    links: Links,
     /// Connections on all cores. Written when one is accepted or closed, never for a message.
     open_everywhere: Arc<AtomicUsize>,
     memory: Arc<NodeMemory>,
@@ -212,16 +231,16 @@ impl Reactor {
             buffer: vec![0; tuning.read_buffer_bytes],
             to_read: Vec::new(),
             drain_ends: None,
-            questions: None,
+            links: Links::default(),
             open_everywhere,
             memory,
         })
     }
 
-    /// With somebody to ask about credentials. Nobody is let in whom there is no place to ask about.
+    /// With somebody to talk to outside the cores.
     #[must_use]
-    pub fn with_questions(self, questions: Option<Sender<Question>>) -> Reactor {
-        Reactor { questions, ..self }
+    pub fn with_links(self, links: Links) -> Reactor {
+        Reactor { links, ..self }
     }
 
     /// Runs until the core has been drained. Answers its last counters.
@@ -348,6 +367,7 @@ impl Reactor {
         self.act(began);
         self.ask(began);
         self.send_mail();
+        self.send_out();
         let more_to_accept = self.accept(began);
         let may_read = !suspended && !self.shard.wants_relief();
         let more_to_read = may_read && !self.to_read.is_empty();
@@ -504,6 +524,8 @@ impl Reactor {
                 Some(Mail::Order(order, reply)) => {
                     reply.answer(self.shard.handle_order(now, order));
                 }
+                Some(Mail::Query(query)) => self.shard.handle_query(now, query),
+                Some(Mail::Stored(stored)) => self.shard.handle_stored(now, &stored),
                 Some(Mail::Tls(config)) => self.tls = Some(config),
                 Some(Mail::Drain(window)) => self.drain(now, window),
             }
@@ -518,12 +540,34 @@ impl Reactor {
     fn ask(&mut self, now: Now) {
         while let Some(question) = self.shard.poll_question() {
             let connection = question.connection;
-            let questions = self.questions.as_ref();
+            let questions = self.links.questions.as_ref();
             let is_asked = questions.is_some_and(|questions| questions.try_send(question).is_ok());
             if !is_asked {
                 let verdict = Verdict::Unavailable;
                 self.shard.handle_verdict(now, connection, verdict);
             }
+        }
+    }
+
+    /// Gives away what is for the control plane, the backend and the store.
+    fn send_out(&mut self) {
+        if let Some(answers) = self.shard.poll_answers()
+            && let Some(link) = &self.links.answers
+        {
+            // Nobody waits for them any more once the control plane has stopped.
+            let _stopped = link.send(answers);
+        }
+        if let Some(notices) = self.shard.poll_notices()
+            && let Some(link) = &self.links.notices
+        {
+            // Whoever reads them counts what did not come.
+            let _full = link.try_send(notices);
+        }
+        if let Some(records) = self.shard.poll_records()
+            && let Some(link) = &self.links.records
+        {
+            // The store outlives the cores.
+            let _gone = link.send(records);
         }
     }
 

@@ -26,20 +26,20 @@ use anyhow::{Context, anyhow};
 use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tokio::sync::mpsc::Sender;
 
 pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
 pub use memory::Available;
 pub use tls::Certificates;
 
-use crate::address::{ConnectionRef, CoreId};
-use crate::bus::{Order, OrderReply, Outlet};
+use crate::address::{ConnectionRef, CoreId, Placement};
+use crate::bus::{Order, OrderReply, Outlet, Query};
 use crate::control::{self, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings};
-use crate::gate::{Policy, Question, Verdict};
+use crate::gate::{Policy, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply};
 use crate::reactor::tls::{Shown, TlsSettings};
 use crate::reactor::{
-    self, Clock, Listener, Mail, NodeMemory, Processors, Reactor, Seat, SocketOptions, Tuning,
+    self, Clock, Links, Listener, Mail, NodeMemory, Processors, Reactor, Seat, SocketOptions,
+    Tuning,
 };
 use crate::server::watch::Watch;
 use crate::shard::{Shard, ShardConfig};
@@ -141,31 +141,50 @@ struct Opened {
 type Ended = (CoreId, thread::Result<std::io::Result<Metrics>>);
 
 /// The cores, as the control plane reaches them.
-struct Outlets(Vec<Outlet<Mail>>);
+struct Outlets {
+    outlets: Vec<Outlet<Mail>>,
+    placement: Placement,
+}
 
 impl Cores for Outlets {
     fn count(&self) -> usize {
-        self.0.len()
+        self.outlets.len()
     }
 
     fn request_snapshot(&self, core: usize, reply: SnapshotReply) {
-        if let Some(outlet) = self.0.get(core) {
+        if let Some(outlet) = self.outlets.get(core) {
             // Where the core is gone the reply is dropped with the mail, which says so.
             outlet.send(Mail::Snapshot(reply), 0);
         }
     }
 
     fn deliver_verdict(&self, connection: ConnectionRef, verdict: Verdict) {
-        if let Some(outlet) = self.0.get(connection.core.index()) {
+        if let Some(outlet) = self.outlets.get(connection.core.index()) {
             // Where the core is gone, so is the connection.
             outlet.send(Mail::Verdict(connection, verdict), 0);
         }
     }
 
     fn order(&self, core: usize, order: Order, reply: OrderReply) {
-        if let Some(outlet) = self.0.get(core) {
+        if let Some(outlet) = self.outlets.get(core) {
             outlet.send(Mail::Order(order, reply), 0);
         }
+    }
+
+    fn query(&self, core: CoreId, query: Query, weight_bytes: usize) -> bool {
+        self.outlets
+            .get(core.index())
+            .is_some_and(|outlet| outlet.send(Mail::Query(query), weight_bytes))
+    }
+
+    fn backlog_bytes(&self, core: CoreId) -> usize {
+        self.outlets
+            .get(core.index())
+            .map_or(0, Outlet::backlog_bytes)
+    }
+
+    fn placement(&self) -> &Placement {
+        &self.placement
     }
 }
 
@@ -182,6 +201,7 @@ pub struct Server {
     /// Loads certificates again when they have changed.
     pub certificates: Arc<Certificates>,
     outlets: Vec<Outlet<Mail>>,
+    cores: Arc<dyn Cores>,
     ended: mpsc::Receiver<Ended>,
     control: ControlHandle,
     readiness: Arc<Readiness>,
@@ -231,7 +251,12 @@ impl Server {
             clock,
             tls: public.as_ref().map(|it| Arc::clone(&it.config)),
             outlets: &outlets,
-            questions,
+            links: Links {
+                questions,
+                answers: Some(plane.answers()),
+                notices: None,
+                records: None,
+            },
             ended: ended_sender,
             open_everywhere: Arc::new(AtomicUsize::new(0)),
             memory: Arc::clone(&memory),
@@ -243,7 +268,11 @@ impl Server {
         let admin =
             TcpListener::bind(address).with_context(|| cannot_listen("--admin-listen", address))?;
         let readiness = Arc::new(Readiness::new());
-        let cores = Arc::new(Outlets(outlets.clone()));
+        let placement = Placement::new(settings.shard.seed, shards as u16);
+        let cores: Arc<dyn Cores> = Arc::new(Outlets {
+            outlets: outlets.clone(),
+            placement,
+        });
         let limits = control::Limits::default();
         if let Some(secured) = &secured {
             plane.secured().set(Arc::clone(&secured.config));
@@ -251,7 +280,7 @@ impl Server {
         let plane_secured = plane.secured();
         let control = plane
             .with_webhook(webhook)
-            .spawn(admin, cores, Arc::clone(&readiness), limits)
+            .spawn(admin, Arc::clone(&cores), Arc::clone(&readiness), limits)
             .context("could not start the control plane")?;
         let measuring = measure(memory, outlets.clone())?;
         readiness.set(Phase::Ready);
@@ -267,6 +296,7 @@ impl Server {
             admin_listen,
             has_own_tables,
             outlets,
+            cores,
             ended,
             control,
             readiness,
@@ -278,7 +308,7 @@ impl Server {
 
     /// The cores, to ask and to order.
     pub fn cores(&self) -> Arc<dyn Cores> {
-        Arc::new(Outlets(self.outlets.clone()))
+        Arc::clone(&self.cores)
     }
 
     /// Serves until a signal says to stop and all clients have gone, or the time for that is over.
@@ -474,7 +504,7 @@ struct Plan<'a> {
     clock: Clock,
     tls: Option<Arc<ServerConfig>>,
     outlets: &'a [Outlet<Mail>],
-    questions: Option<Sender<Question>>,
+    links: Links,
     ended: mpsc::Sender<Ended>,
     open_everywhere: Arc<AtomicUsize>,
     memory: Arc<NodeMemory>,
@@ -524,7 +554,7 @@ impl Plan<'_> {
             .and_then(|all| all.of_core(core.index()));
         let outlets = self.outlets.to_vec();
         let (clock, ended) = (self.clock, self.ended.clone());
-        let questions = self.questions.clone();
+        let links = self.links.clone();
         let tls = self.tls.clone();
         let config = ShardConfig {
             core,
@@ -542,7 +572,7 @@ impl Plan<'_> {
                 let tuning = tunings[usize::from(has_own_table)];
                 let world = (tuning, clock, open_everywhere, memory);
                 let reactor = Reactor::new(seat, outlets, core, (listener, tls), shard, world)?;
-                let reactor = reactor.with_questions(questions);
+                let reactor = reactor.with_links(links);
                 Ok((
                     reactor,
                     Opened {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::CoreId;
+use crate::bus::Durability;
 use crate::gate::{Meters, Policy};
 use crate::room::home::RoomLimits;
 
@@ -64,6 +65,11 @@ pub struct ShardConfig {
 
     /// Bytes of memory for what all cores hold together; 0: as much as there is.
     pub memory_budget_bytes: usize,
+
+    /// When a publish is answered, where history is kept on disk.
+    pub durability: Durability,
+    /// Whether the operator's backend wants to know of rooms and users that come and go.
+    pub gives_notice: bool,
 
     /// Time between two pings to a connection.
     pub heartbeat_interval: Duration,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, CoreId, RoomKey};
-use crate::bus::{Append, Ask, BusMessage, Call, Full, Lane, PUBLISH_CREDITS, Peer, Welcome};
+use crate::bus::{
+    Append, Ask, BusMessage, Call, Full, Lane, PUBLISH_CREDITS, Peer, Position, Refused, Ticket,
+    Welcome,
+};
 use crate::frame::Note;
 use crate::gate::Excess;
 use crate::protocol::json::encode;
@@ -25,6 +28,35 @@ pub(super) struct Publication<'a> {
     pub message_id: Option<&'a str>,
     /// Whether the publishing connection gets its own message.
     pub echo: bool,
+}
+
+/// Who publishes, and where the answer goes.
+#[derive(Copy, Clone)]
+pub(super) enum Publisher<'a> {
+    /// A connection; what stands in the answer's metadata.
+    Peer(&'a Peer, Option<&'a str>),
+    /// The operator's backend: the message's place in a query.
+    Backend(Ticket, u32),
+}
+
+impl Publisher<'_> {
+    fn sender(&self) -> Option<Sender<'_>> {
+        match self {
+            Publisher::Peer(peer, _) => Some(Sender {
+                client_id: peer.client_id,
+                user_id: &peer.user,
+            }),
+            Publisher::Backend(..) => None,
+        }
+    }
+
+    /// The publishing connection, where there is one.
+    fn connection(&self) -> Option<ConnectionRef> {
+        match self {
+            Publisher::Peer(peer, _) => Some(peer.connection),
+            Publisher::Backend(..) => None,
+        }
+    }
 }
 
 impl Shard {
@@ -156,11 +188,7 @@ impl Shard {
         credits: u16,
     ) {
         let code = Code::OverCapacity;
-        let message = if self.homes.len() >= self.config.rooms_max {
-            "this node has as many rooms as --max-rooms allows; try again later"
-        } else {
-            "this node has no memory left for more rooms; try again later"
-        };
+        let message = self.no_more_rooms();
         self.metrics.traffic.errors.count(code as u16);
         let event = Event::Error {
             code,
@@ -173,6 +201,15 @@ impl Shard {
             code,
         };
         self.deliver_or_send(peer.connection.core, close);
+    }
+
+    /// Why a room cannot be made.
+    fn no_more_rooms(&self) -> &'static str {
+        if self.homes.len() >= self.config.rooms_max {
+            "this node has as many rooms as --max-rooms allows; try again later"
+        } else {
+            "this node has no memory left for more rooms; try again later"
+        }
     }
 
     /// A message would make one room too many.
@@ -289,21 +326,22 @@ impl Shard {
         &mut self,
         hash: u64,
         room: &str,
-        peer: &Peer,
-        correlation_id: Option<&str>,
-        Publication {
+        publisher: Publisher<'_>,
+        publication: Publication<'_>,
+    ) {
+        let Publication {
             payload,
             message_id,
             echo,
-        }: Publication<'_>,
-    ) {
-        if self.homes.find(hash, room).is_none()
+        } = publication;
+        if let Publisher::Peer(peer, correlation_id) = publisher
+            && self.homes.find(hash, room).is_none()
             && let Some(excess) = self.room_excess(&peer.user)
         {
             return self.refuse_room(&excess, room, peer, correlation_id);
         }
         let Some(home) = self.home_or_new(hash, room) else {
-            return self.over_capacity(room, peer, correlation_id, PUBLISH_CREDITS);
+            return self.refuse_publisher(room, publisher);
         };
         let Some(key) = self.homes.key(home).cloned() else {
             return;
@@ -323,14 +361,10 @@ impl Shard {
             return;
         };
         let before = room.held();
-        let sender = Sender {
-            client_id: peer.client_id,
-            user_id: &peer.user,
-        };
         let tools = (&*hasher, frames, scratch);
         let published = room.publish(
             key.name(),
-            Some(sender),
+            publisher.sender(),
             (payload, message_id),
             *now,
             config.limits(ruling),
@@ -341,24 +375,60 @@ impl Shard {
         let offset = match published {
             Published::Repeat { offset } => offset,
             Published::Accepted { offset } => {
-                let except = (!echo).then_some(peer.connection);
+                let except = publisher.connection().filter(|_| !echo);
                 let frame = std::mem::take(&mut self.scratch);
                 self.fan_out(home, &key, &frame, offset, except);
                 self.scratch = frame;
                 offset
             }
         };
+        self.answer_publisher(home, &key, publisher, offset, message_id);
+        if is_new {
+            self.arm_upkeep_of_message(home, ruling, message_id.is_some());
+        }
+    }
+
+    /// Tells a publisher under which position its message was accepted.
+    fn answer_publisher(
+        &mut self,
+        home: u32,
+        key: &RoomKey,
+        publisher: Publisher<'_>,
+        offset: u64,
+        message_id: Option<&str>,
+    ) {
         let Some(Home { room, .. }) = self.homes.get(home) else {
             return;
         };
-        let event = Event::MessageSent {
-            room: Some(key.name()),
-            position: Some((room.epoch(), Offset(offset))),
-            message_id: room.message_id(message_id, offset),
-        };
-        self.reply(peer.connection, &event, correlation_id, PUBLISH_CREDITS);
-        if is_new {
-            self.arm_upkeep_of_message(home, ruling, message_id.is_some());
+        let epoch = room.epoch();
+        match publisher {
+            Publisher::Peer(peer, correlation_id) => {
+                let event = Event::MessageSent {
+                    room: Some(key.name()),
+                    position: Some((epoch, Offset(offset))),
+                    message_id: room.message_id(message_id, offset),
+                };
+                self.reply(peer.connection, &event, correlation_id, PUBLISH_CREDITS);
+            }
+            Publisher::Backend(ticket, place) => {
+                self.answer_post(ticket, place, Ok(Position { epoch, offset }));
+            }
+        }
+    }
+
+    /// Tells a publisher that its room cannot be made.
+    fn refuse_publisher(&mut self, room: &str, publisher: Publisher<'_>) {
+        match publisher {
+            Publisher::Peer(peer, correlation_id) => {
+                self.over_capacity(room, peer, correlation_id, PUBLISH_CREDITS);
+            }
+            Publisher::Backend(ticket, place) => {
+                let refused = Refused {
+                    code: Code::OverCapacity,
+                    message: Box::from(self.no_more_rooms()),
+                };
+                self.answer_post(ticket, place, Err(refused));
+            }
         }
     }
 

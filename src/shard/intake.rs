@@ -14,7 +14,7 @@ use crate::shard::Shard;
 use crate::shard::authentication::AUTH_MESSAGE_BYTES_MAX;
 use crate::shard::config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX};
 use crate::shard::connection::{Connection, NONE, Phase, Subscription};
-use crate::shard::homes::Publication;
+use crate::shard::homes::{Publication, Publisher};
 use crate::shard::limits::room_of;
 use crate::shard::memory::held_bytes;
 use crate::time::Now;
@@ -496,7 +496,12 @@ impl Shard {
         }
         let home = self.home_of(hash);
         if home == self.config.core {
-            return self.home_publish(hash, room, &peer, correlation_id, publication);
+            return self.home_publish(
+                hash,
+                room,
+                Publisher::Peer(&peer, correlation_id),
+                publication,
+            );
         }
         if let Some(connection) = self.connections.get_mut(index) {
             connection.credits_held += PUBLISH_CREDITS;

@@ -10,7 +10,7 @@ use crate::protocol::{ClientId, Code, Event, Offset};
 use crate::room::{Feed, RoomTable};
 use crate::session::Class;
 use crate::shard::connection::{Connection, FeedId, NONE, Phase, Subscription};
-use crate::shard::homes::Publication;
+use crate::shard::homes::{Publication, Publisher};
 use crate::shard::{LocalRoom, Shard};
 use crate::time::{Instant, Now};
 
@@ -39,7 +39,7 @@ impl Shard {
                 };
                 let (hash, room) = (publish.room.hash(), publish.room.name());
                 let id = id.map(|id| id.read_text(bytes));
-                self.home_publish(hash, room, &publish.peer, id, publication);
+                self.home_publish(hash, room, Publisher::Peer(&publish.peer, id), publication);
             }
             BusMessage::Call(call) => {
                 let id = call.correlation_id.as_deref();

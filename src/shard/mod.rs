@@ -5,8 +5,11 @@
 //! ```text
 //!   handle_accept, handle_bytes, handle_writable,        poll_flush(transport)  bytes to sockets
 //!   handle_end, handle_bus, handle_timeouts,       ─►    poll_action            sockets to shut
-//!   handle_policy, handle_verdict                        poll_bus               to other cores
-//!                                                        poll_question          who is this?
+//!   handle_policy, handle_verdict, handle_query,         poll_bus               to other cores
+//!   handle_stored                                        poll_question          who is this?
+//!                                                        poll_answers           to the control plane
+//!                                                        poll_notices           to the backend
+//!                                                        poll_records           to the store
 //!                                                        poll_timeout           when to come back
 //! ```
 //!
@@ -20,10 +23,12 @@
 
 mod arrival;
 mod authentication;
+mod backend;
 mod bans;
 mod closing;
 mod config;
 mod connection;
+mod durable;
 mod flush;
 mod homes;
 mod intake;
@@ -51,9 +56,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::address::{ConnectionRef, CoreId, RoomKey};
+use crate::address::{ConnectionRef, CoreId, Placement, RoomKey};
 use crate::blocks::Blocks;
-use crate::bus::{Batch, Batches, BusMessage};
+use crate::bus::{Answer, Batch, Batches, BusMessage, Notice};
 use crate::frame::SpareFrames;
 use crate::gate::{Policy, Question};
 use crate::metrics::{Dialect, Metrics, State};
@@ -150,7 +155,7 @@ pub struct Shard {
     rng: fastrand::Rng,
     hasher: ahash::RandomState,
     /// The same on all cores: it decides where a room or a user is at home.
-    placement: ahash::RandomState,
+    placement: Placement,
     /// Lent while a message is obeyed. A new one would allocate for each message.
     parser: Option<Box<Parser>>,
     scratch: Vec<u8>,
@@ -176,6 +181,10 @@ pub struct Shard {
     actions: VecDeque<Action>,
     /// For the operator's backend: at most one for each connection.
     questions: VecDeque<Question>,
+    /// For the control plane.
+    answers: Vec<Answer>,
+    /// For the operator's backend, where it wants to know.
+    notices: Vec<Notice>,
     /// What is to go to each core, once there is something.
     outboxes: Vec<Option<Batch>>,
     batches: Batches,
@@ -201,16 +210,14 @@ impl Shard {
     /// A shard without connections.
     pub fn new(config: ShardConfig, now: Now) -> Shard {
         let core = u64::from(config.core.0);
-        let mut seeds = fastrand::Rng::with_seed(config.seed);
-        let mut four = || [seeds.u64(..), seeds.u64(..), seeds.u64(..), seeds.u64(..)];
-        let hasher_of = |s: [u64; 4]| ahash::RandomState::with_seeds(s[0], s[1], s[2], s[3]);
-        let hasher = hasher_of(four());
+        let placement = Placement::new(config.seed, config.cores);
+        let hasher = placement.hasher().clone();
         Shard {
             rules_version: 1,
             rules_matter: !config.policy.rules.are_trivial(),
             now,
             rng: fastrand::Rng::with_seed(config.seed ^ mix(core + 1)),
-            placement: hasher.clone(),
+            placement,
             parser: Some(Box::default()),
             scratch: Vec::new(),
             connections: Blocks::default(),
@@ -231,6 +238,8 @@ impl Shard {
             resumed: Vec::new(),
             actions: VecDeque::new(),
             questions: VecDeque::new(),
+            answers: Vec::new(),
+            notices: Vec::new(),
             outboxes: (0..config.cores).map(|_| None).collect(),
             batches: Batches::default(),
             spares: Spares::default(),
@@ -447,10 +456,9 @@ impl Shard {
         known.cloned().unwrap_or_else(|| RoomKey::new(room, hash))
     }
 
-    /// The core where a hash is at home. The high bits decide, so that the tables of a core, which
-    /// use the low ones, stay well spread.
+    /// The core where a hash is at home.
     fn home_of(&self, hash: u64) -> CoreId {
-        CoreId(((u128::from(hash) * u128::from(self.config.cores)) >> 64) as u16)
+        self.placement.home_of(hash)
     }
 
     /// Puts a message into the batch for another core; `message` may keep bytes there.

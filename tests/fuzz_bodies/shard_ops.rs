@@ -652,6 +652,8 @@ fn limits(habits: u8) -> Limits {
 fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
     let pick = |bit: u8, small: usize, large: usize| if bounds & bit == 0 { small } else { large };
     ShardConfig {
+        durability: tidewheel::bus::Durability::Off,
+        gives_notice: false,
         core,
         cores,
         seed: 1,

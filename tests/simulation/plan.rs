@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tidewheel::address::CoreId;
+use tidewheel::bus::Durability;
 use tidewheel::gate::rate::Per;
 use tidewheel::gate::{Authentication, FixedTokens, Grant, Limits, Policy, Rate};
 use tidewheel::protocol::UserId;
@@ -240,6 +241,8 @@ fn config(rng: &mut Rng, cores: u16) -> ShardConfig {
         1_000
     };
     ShardConfig {
+        durability: Durability::Off,
+        gives_notice: false,
         core: CoreId(0),
         cores,
         seed: rng.u64(..),

@@ -2,15 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::thread;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::*;
-use crate::address::CoreId;
-use crate::bus::{Order, OrderReply};
+use crate::address::{CoreId, Placement};
+use crate::bus::{Order, OrderReply, Query};
 use crate::metrics::SnapshotReply;
 use crate::protocol::ClientId;
 
@@ -30,6 +30,19 @@ impl Cores for Ear {
 
     fn order(&self, _core: usize, _order: Order, reply: OrderReply) {
         drop(reply);
+    }
+
+    fn query(&self, _core: CoreId, _query: Query, _weight_bytes: usize) -> bool {
+        false
+    }
+
+    fn backlog_bytes(&self, _core: CoreId) -> usize {
+        0
+    }
+
+    fn placement(&self) -> &Placement {
+        static PLACEMENT: LazyLock<Placement> = LazyLock::new(|| Placement::new(7, 1));
+        &PLACEMENT
     }
 }
 
