@@ -48,6 +48,20 @@ impl Latency {
         self.counts.count_between(0, nanos)
     }
 
+    /// What was counted after `earlier`, a copy of this one from before.
+    ///
+    /// Where that is not what `earlier` is, all that was counted.
+    pub fn since(&self, earlier: &Latency) -> Latency {
+        let mut counts = self.counts.clone();
+        if counts.subtract(&earlier.counts).is_err() {
+            return self.clone();
+        }
+        Latency {
+            counts,
+            sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
+        }
+    }
+
     /// Adds another core's durations.
     pub fn merge(&mut self, other: &Latency) {
         let added = self.counts.add(&other.counts);
@@ -95,6 +109,19 @@ mod tests {
         assert_eq!(latency.count(), 3);
         assert_eq!(latency.count_up_to(Duration::from_micros(1)), 1);
         assert_eq!(latency.count_up_to(Duration::from_secs(61)), 3);
+    }
+
+    #[test]
+    fn what_was_counted_since_a_copy_was_made_is_told_apart() {
+        let mut latency = Latency::default();
+        latency.record(Duration::from_secs(5));
+        let earlier = latency.clone();
+        latency.record(Duration::from_millis(2));
+        let since = latency.since(&earlier);
+        assert_eq!((since.count(), since.sum()), (1, Duration::from_millis(2)));
+        assert!(since.quantile(1.0) < Duration::from_millis(3));
+        // The other way round there is nothing to tell apart.
+        assert_eq!(earlier.since(&latency).count(), 1);
     }
 
     #[test]
