@@ -15,7 +15,9 @@
 //! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]).
 
 mod listen;
+mod node;
 mod problem;
+mod process;
 mod readiness;
 mod routes;
 mod scrape;
@@ -41,7 +43,10 @@ pub use switchboard::{Switchboard, Unanswered};
 pub use webhook::{Webhook, WebhookError, WebhookSettings};
 
 use crate::bus::Answer;
+use crate::control::node::Node;
+use crate::control::process::Process;
 use crate::control::scrape::Scraper;
+use crate::metrics::{Source, Sources};
 
 /// What the admin listener grants a caller.
 #[derive(Copy, Clone, Debug)]
@@ -106,6 +111,8 @@ impl ControlHandle {
 pub struct Plane {
     runtime: Runtime,
     webhook: Option<Webhook>,
+    node: Arc<Node>,
+    sources: Sources,
     secured: Secured,
     answers: UnboundedSender<Vec<Answer>>,
     answered: UnboundedReceiver<Vec<Answer>>,
@@ -125,6 +132,8 @@ impl Plane {
             answers,
             answered,
             webhook: None,
+            node: Arc::new(Node::start()),
+            sources: Sources::default(),
             secured: Secured::default(),
         })
     }
@@ -133,6 +142,19 @@ impl Plane {
     #[must_use]
     pub fn with_webhook(self, webhook: Option<Webhook>) -> Plane {
         Plane { webhook, ..self }
+    }
+
+    /// A random number of this run of the node: another one says that it was started anew.
+    pub fn epoch(&self) -> u64 {
+        self.node.epoch()
+    }
+
+    /// With numbers that no core has, for `/metrics`. Each is asked once for each scrape, in the order
+    /// in which they were added.
+    #[must_use]
+    pub fn with_source(mut self, source: Arc<dyn Source>) -> Plane {
+        self.sources.add(source);
+        self
     }
 
     /// Where cores send their answers. There is at most one for each question, so what may wait is
@@ -160,6 +182,8 @@ impl Plane {
         let Plane {
             runtime,
             webhook,
+            node,
+            mut sources,
             secured,
             answered,
             // The cores have theirs.
@@ -172,8 +196,12 @@ impl Plane {
             tokio::net::TcpListener::from_std(listener)?
         };
         let (stop, stopped) = watch::channel(false);
-        let counters = webhook.as_ref().map(Webhook::counters);
-        let scraper = Scraper::new(Arc::clone(&cores), limits.snapshot_timeout, counters);
+        sources.add(node);
+        sources.add(Arc::new(Process));
+        if let Some(webhook) = &webhook {
+            sources.add(webhook.counters());
+        }
+        let scraper = Scraper::new(Arc::clone(&cores), limits.snapshot_timeout, sources);
         let scraper = Arc::new(scraper);
         let switchboard = Switchboard::new(Arc::clone(&cores), limits.answer_timeout);
         let router = routes::router(scraper, readiness);

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::control::problem::Problem;
 use crate::control::readiness::{Phase, Readiness};
 use crate::control::scrape::Scraper;
-use crate::metrics::text;
+use crate::metrics::exposition::Format;
 
 const PLAIN: [(header::HeaderName, &str); 1] =
     [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
@@ -39,11 +39,16 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> Result<impl IntoResp
     }
 }
 
-async fn metrics(State(scraper): State<Arc<Scraper>>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, text::CONTENT_TYPE)],
-        scraper.text().await,
-    )
+/// OpenMetrics for those who ask for it, and Prometheus' older text for all others.
+async fn metrics(State(scraper): State<Arc<Scraper>>, headers: HeaderMap) -> impl IntoResponse {
+    let accepts = headers.get_all(header::ACCEPT).iter();
+    let accepts: Vec<&str> = accepts.filter_map(|accept| accept.to_str().ok()).collect();
+    let format = Format::accepted(&accepts.join(","));
+    let described = [
+        (header::CONTENT_TYPE, format.content_type()),
+        (header::VARY, "Accept"),
+    ];
+    (described, scraper.text(format).await)
 }
 
 async fn unknown_path() -> Problem {

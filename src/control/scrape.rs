@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::address::{ConnectionRef, CoreId, Placement};
 use crate::bus::{Order, OrderReply, Query};
-use crate::control::webhook::Counters;
 use crate::gate::Verdict;
+use crate::metrics::exposition::{Exposition, Format, Sources};
 use crate::metrics::text::{self, CoreReport};
 use crate::metrics::{Metrics, SnapshotReply};
 
@@ -51,26 +51,23 @@ pub trait Cores: Send + Sync + 'static {
 pub(super) struct Scraper {
     cores: Arc<dyn Cores>,
     timeout: Duration,
-    webhook: Option<Arc<Counters>>,
+    sources: Sources,
     state: Mutex<Collected>,
 }
 
 #[derive(Default)]
 struct Collected {
-    /// When the cores were asked for what `text` says.
+    /// When the cores were asked for what `reports` say.
     asked_at: Option<Instant>,
-    text: Bytes,
+    /// The same as text, in the formats that somebody wanted so far.
+    texts: [Option<Bytes>; 2],
     reports: Vec<CoreReport>,
     /// For each core, the answer that has not come so far.
     awaited: Vec<Option<oneshot::Receiver<Box<Metrics>>>>,
 }
 
 impl Scraper {
-    pub(super) fn new(
-        cores: Arc<dyn Cores>,
-        timeout: Duration,
-        webhook: Option<Arc<Counters>>,
-    ) -> Scraper {
+    pub(super) fn new(cores: Arc<dyn Cores>, timeout: Duration, sources: Sources) -> Scraper {
         let mut state = Collected::default();
         state
             .reports
@@ -79,28 +76,35 @@ impl Scraper {
         Scraper {
             cores,
             timeout,
-            webhook,
+            sources,
             state: Mutex::new(state),
         }
     }
 
     /// The metrics as text, no older than this call; within twice the time-out.
-    pub(super) async fn text(&self) -> Bytes {
+    pub(super) async fn text(&self, format: Format) -> Bytes {
         let called_at = Instant::now();
         let mut state = self.state.lock().await;
         if state.asked_at.is_none_or(|asked_at| asked_at < called_at) {
             let asked_at = Instant::now();
             state.ask(&*self.cores);
             state.collect(asked_at + self.timeout).await;
-            let mut text = text::render(&state.reports);
-            if let Some(webhook) = &self.webhook {
-                webhook.render(&mut text);
-            }
-            state.text = text.into();
+            state.texts = Default::default();
             // Last, because a caller that goes away ends this at the `await`.
             state.asked_at = Some(asked_at);
         }
-        state.text.clone()
+        let Collected { texts, reports, .. } = &mut *state;
+        let text = match format {
+            Format::Prometheus => &mut texts[0],
+            Format::OpenMetrics => &mut texts[1],
+        };
+        let render = || {
+            let mut out = Exposition::new(format);
+            text::write(&mut out, reports);
+            self.sources.write(&mut out);
+            Bytes::from(out.finish())
+        };
+        text.get_or_insert_with(render).clone()
     }
 }
 

@@ -10,7 +10,8 @@ use super::*;
 use crate::address::{ConnectionRef, CoreId, Placement};
 use crate::bus::{Order, OrderReply, Query};
 use crate::gate::Verdict;
-use crate::metrics::{Metrics, SnapshotReply};
+use crate::metrics::exposition::Format;
+use crate::metrics::{Metrics, SnapshotReply, lint};
 
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Far above what anything here takes: a test that waits this long has failed.
@@ -110,8 +111,12 @@ impl Plane {
     }
 
     fn ask(&self, request_line: &str) -> Answer {
+        self.ask_with(request_line, "")
+    }
+
+    fn ask_with(&self, request_line: &str, fields: &str) -> Answer {
         let mut stream = self.connect();
-        send(&mut stream, request_line);
+        send_with(&mut stream, request_line, fields);
         Answer::read(stream)
     }
 
@@ -123,7 +128,12 @@ impl Plane {
 }
 
 fn send(stream: &mut TcpStream, request_line: &str) {
-    let head = format!("{request_line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    send_with(stream, request_line, "");
+}
+
+fn send_with(stream: &mut TcpStream, request_line: &str, fields: &str) {
+    let head =
+        format!("{request_line} HTTP/1.1\r\nHost: localhost\r\n{fields}Connection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
 }
 
@@ -263,7 +273,22 @@ fn the_metrics_say_what_they_are() {
         answer.header("content-type"),
         "text/plain; version=0.0.4; charset=utf-8"
     );
-    assert!(answer.body().starts_with("# HELP tidewheel_build_info "));
+    assert_eq!(answer.header("vary"), "Accept");
+    assert!(answer.body().starts_with("# HELP tidewheel_core_up "));
+    lint::check(answer.body(), Format::Prometheus);
+    lint::check_documented(answer.body());
+}
+
+#[test]
+fn a_scraper_that_asks_for_open_metrics_gets_them() {
+    let plane = Plane::new(Limits::default());
+    let answer = plane.ask_with("GET /metrics", "Accept: application/openmetrics-text\r\n");
+    assert_eq!(
+        answer.header("content-type"),
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    lint::check(answer.body(), Format::OpenMetrics);
+    lint::check_documented(answer.body());
 }
 
 #[test]

@@ -2,20 +2,25 @@
 //!
 //! A core owns its [`Metrics`] and writes to them without atomics. Who wants to read them sends a
 //! [`SnapshotReply`] over the bus; the core answers with a copy when it comes to it. The control
-//! plane adds the copies up ([`Metrics::merge`]) and writes them as text ([`text::render`]), or tells
-//! what happened between two of them ([`digest::Digest`]).
+//! plane adds the copies up ([`Metrics::merge`]) and writes them as text ([`mod@text`]), or tells what
+//! happened between two of them ([`digest::Digest`]).
 //!
 //! A value that grows for ever is a counter; one that goes up and down is a gauge, and is either
 //! kept up to date (connections) or set by the core when it answers (rooms, timers).
 
 pub mod digest;
+pub mod exposition;
 pub mod labels;
 pub mod latency;
 pub mod ledger;
+#[cfg(test)]
+pub(crate) mod lint;
 pub mod memory;
+pub mod sizes;
 pub mod text;
 
 pub use digest::Digest;
+pub use exposition::{Exposition, Source, Sources};
 pub use labels::{
     AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Limited,
     MemoryKind, Reject, State, TlsFault, TlsVersion,
@@ -23,6 +28,7 @@ pub use labels::{
 pub use latency::Latency;
 pub use ledger::Ledger;
 pub use memory::Memory;
+pub use sizes::Sizes;
 
 /// Everything that one core counts, or all cores together after `merge`.
 #[derive(Clone, Default, Debug)]

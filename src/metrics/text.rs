@@ -1,23 +1,13 @@
-//! Metrics as Prometheus text, version 0.0.4.
+//! What the cores count, family by family: names, help, labels.
 //!
 //! Numbers are those of all cores together. Where the difference between cores is what one looks
-//! for, there is a `core` label instead, and the sum is left to the query.
+//! for, there is a `core` label instead, and the sum is left to the query. `docs/metrics.md` has the
+//! same list with what to do about it.
 
-use std::fmt::{Display, Write};
-use std::time::Duration;
+use std::fmt::Display;
 
-use crate::metrics::{
-    Bus, CodeCounts, Counts, Dialect, Kind, Label, Latency, Ledger, Memory, Metrics,
-};
-
-/// The `Content-Type` of the text.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// The upper bounds of every histogram's buckets, in microseconds.
-const BOUNDS_US: [u64; 18] = [
-    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000,
-    500_000, 1_000_000, 2_500_000, 10_000_000,
-];
+use crate::metrics::exposition::{Exposition, Type, code_text};
+use crate::metrics::{Bus, Dialect, Kind, Label, Ledger, Memory, Metrics};
 
 /// A core as the text shows it; its number is its place in the list.
 #[derive(Clone, Default, Debug)]
@@ -28,35 +18,27 @@ pub struct CoreReport {
     pub metrics: Option<Box<Metrics>>,
 }
 
-/// The text for these cores.
-pub fn render(cores: &[CoreReport]) -> String {
+/// Appends the families of these cores.
+pub fn write(out: &mut Exposition, cores: &[CoreReport]) {
     let mut all = Metrics::default();
     for metrics in cores.iter().filter_map(|core| core.metrics.as_deref()) {
         all.merge(metrics);
     }
-    let mut out = Exposition::default();
-    out.family(
-        "tidewheel_build_info",
-        "gauge",
-        "The version that runs; always 1.",
-    );
-    out.sample(&[("version", &env!("CARGO_PKG_VERSION"))], 1);
-    write_cores(&mut out, cores);
-    write_connections(&mut out, &all);
-    write_limits(&mut out, &all);
-    write_traffic(&mut out, &all);
-    write_ledger(&mut out, &all.ledger);
-    write_rooms(&mut out, &all);
-    write_memory(&mut out, &all.memory);
-    write_flush(&mut out, &all);
-    write_tls(&mut out, &all);
-    out.text
+    write_cores(out, cores);
+    write_connections(out, &all);
+    write_limits(out, &all);
+    write_traffic(out, &all);
+    write_ledger(out, &all.ledger);
+    write_rooms(out, &all);
+    write_memory(out, &all.memory);
+    write_flush(out, &all);
+    write_tls(out, &all);
 }
 
 fn write_cores(out: &mut Exposition, cores: &[CoreReport]) {
     out.family(
         "tidewheel_core_up",
-        "gauge",
+        Type::Gauge,
         "Whether the core answered within the time-out.",
     );
     for (core, report) in cores.iter().enumerate() {
@@ -66,7 +48,7 @@ fn write_cores(out: &mut Exposition, cores: &[CoreReport]) {
         .filter_map(|(core, report)| Some((core, report.metrics.as_deref()?)))
         .collect();
     let mut gauge = |name, help, value: fn(&Metrics) -> u64| {
-        out.family(name, "gauge", help);
+        out.family(name, Type::Gauge, help);
         for (core, metrics) in &known {
             out.sample(&[("core", core)], value(metrics));
         }
@@ -83,7 +65,7 @@ fn write_cores(out: &mut Exposition, cores: &[CoreReport]) {
     );
 
     let mut bus = |name, help, values: fn(&Bus) -> [u64; 2]| {
-        out.family(name, "counter", help);
+        out.family(name, Type::Counter, help);
         for (core, metrics) in &known {
             let [taken, put] = values(&metrics.bus);
             out.sample(&[("core", core), ("direction", &"in")], taken);
@@ -102,15 +84,15 @@ fn write_cores(out: &mut Exposition, cores: &[CoreReport]) {
     );
 
     let help = "Turns of each core's event loop, from the poll's return to the next poll.";
-    out.family("tidewheel_turn_seconds", "histogram", help);
+    out.family("tidewheel_turn_seconds", Type::Histogram, help);
     for (core, metrics) in &known {
-        out.histogram(&[("core", core)], &metrics.turns.took);
+        out.latency(&[("core", core)], &metrics.turns.took);
     }
 }
 
 fn write_connections(out: &mut Exposition, all: &Metrics) {
     let connections = &all.connections;
-    out.family("tidewheel_connections", "gauge", "Open connections.");
+    out.family("tidewheel_connections", Type::Gauge, "Open connections.");
     for dialect in Dialect::ALL {
         for (state, n) in connections.open[dialect.index()].iter() {
             out.sample(&[("dialect", &dialect.text()), ("state", &state.text())], n);
@@ -193,13 +175,17 @@ fn write_traffic(out: &mut Exposition, all: &Metrics) {
         traffic.skipped_offsets,
     );
     let help = "From a message's acceptance to a core's last write of it.";
-    out.family("tidewheel_publish_to_last_write_seconds", "histogram", help);
-    out.histogram(&[], &all.turns.publish_to_last_write);
+    out.family(
+        "tidewheel_publish_to_last_write_seconds",
+        Type::Histogram,
+        help,
+    );
+    out.latency(&[], &all.turns.publish_to_last_write);
 }
 
 fn write_ledger(out: &mut Exposition, ledger: &Ledger) {
     let help = "Frames offered to connections, and how they ended; undelivered by close code.";
-    out.family("tidewheel_ledger_frames_total", "counter", help);
+    out.family("tidewheel_ledger_frames_total", Type::Counter, help);
     for kind in Kind::ALL {
         let account = ledger.account(*kind);
         let kind: (&str, &dyn Display) = ("kind", &kind.text());
@@ -212,7 +198,7 @@ fn write_ledger(out: &mut Exposition, ledger: &Ledger) {
         }
     }
     let help = "Frames without an outcome so far: offered, less all outcomes.";
-    out.family("tidewheel_ledger_pending_frames", "gauge", help);
+    out.family("tidewheel_ledger_pending_frames", Type::Gauge, help);
     for kind in Kind::ALL {
         out.sample(&[("kind", &kind.text())], ledger.account(*kind).pending());
     }
@@ -241,7 +227,7 @@ fn write_rooms(out: &mut Exposition, all: &Metrics) {
 
 fn write_memory(out: &mut Exposition, memory: &Memory) {
     let help = "Memory that is counted, by what it is held for.";
-    out.family("tidewheel_memory_bytes", "gauge", help);
+    out.family("tidewheel_memory_bytes", Type::Gauge, help);
     for (kind, bytes) in memory.held.iter() {
         out.sample(&[("kind", &kind.text())], bytes);
     }
@@ -309,261 +295,5 @@ fn write_tls(out: &mut Exposition, all: &Metrics) {
     out.gauge("tidewheel_tls_pending_bytes", help, tls.pending_bytes);
 }
 
-fn code_text(code: Option<u16>) -> String {
-    code.map_or_else(|| "other".to_owned(), |code| code.to_string())
-}
-
-type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
-
-/// The text so far, and the family whose samples come next.
-///
-/// Names, help and label values are this program's own and need no escapes.
-#[derive(Default)]
-struct Exposition {
-    text: String,
-    name: &'static str,
-}
-
-impl Exposition {
-    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
-        self.name = name;
-        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
-    }
-
-    fn sample(&mut self, labels: Labels<'_>, value: impl Display) {
-        self.sample_of("", labels, value);
-    }
-
-    fn gauge(&mut self, name: &'static str, help: &str, value: u64) {
-        self.family(name, "gauge", help);
-        self.sample(&[], value);
-    }
-
-    fn counter(&mut self, name: &'static str, help: &str, value: u64) {
-        self.family(name, "counter", help);
-        self.sample(&[], value);
-    }
-
-    fn counts<L: Label>(&mut self, name: &'static str, help: &str, key: &str, counts: &Counts<L>) {
-        self.family(name, "counter", help);
-        for (value, n) in counts.iter() {
-            self.sample(&[(key, &value.text())], n);
-        }
-    }
-
-    fn codes(&mut self, name: &'static str, help: &str, counts: &CodeCounts) {
-        self.family(name, "counter", help);
-        for (code, n) in counts.iter() {
-            self.sample(&[("code", &code_text(code))], n);
-        }
-    }
-
-    fn histogram(&mut self, labels: Labels<'_>, latency: &Latency) {
-        let mut bucket = |bound: &dyn Display, n| {
-            let with_bound: Vec<(&str, &dyn Display)> =
-                labels.iter().copied().chain([("le", bound)]).collect();
-            self.sample_of("_bucket", &with_bound, n);
-        };
-        for micros in BOUNDS_US {
-            let n = latency.count_up_to(Duration::from_micros(micros));
-            bucket(&(micros as f64 / 1e6), n);
-        }
-        bucket(&"+Inf", latency.count());
-        self.sample_of("_sum", labels, latency.sum().as_secs_f64());
-        self.sample_of("_count", labels, latency.count());
-    }
-
-    fn sample_of(&mut self, suffix: &str, labels: Labels<'_>, value: impl Display) {
-        let mut list = String::new();
-        for (key, label) in labels {
-            let before = if list.is_empty() { '{' } else { ',' };
-            // Writing to a string does not fail.
-            let _ = write!(list, "{before}{key}=\"{label}\"");
-        }
-        let end = if list.is_empty() { "" } else { "}" };
-        let name = self.name;
-        self.line(format_args!("{name}{suffix}{list}{end} {value}"));
-    }
-
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        let _ = writeln!(self.text, "{line}");
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, HashMap, HashSet};
-
-    use super::*;
-    use crate::metrics::{CommandType, State};
-
-    fn busy() -> Metrics {
-        let mut metrics = Metrics {
-            timers: 12,
-            ..Metrics::default()
-        };
-        metrics
-            .connections
-            .enter(Dialect::Native, State::Established);
-        metrics.connections.accepted = 2;
-        metrics.connections.closed.count(4101);
-        metrics.connections.closed.count(4999);
-        metrics.traffic.commands.add(CommandType::Message, 5);
-        metrics.ledger.offer(Kind::Message, 10);
-        metrics.ledger.deliver(Kind::Message, 6);
-        metrics.ledger.undelivered(Kind::Message, 4101, 3);
-        metrics.turns.took.record(Duration::from_micros(30));
-        metrics.turns.took.record(Duration::from_millis(3));
-        metrics.turns.took.record(Duration::from_secs(20));
-        metrics
-    }
-
-    /// Reads the text back as a scraper does: each series with its value. What 0.0.4 or the naming
-    /// rules forbid is a panic.
-    fn parse(text: &str) -> BTreeMap<String, f64> {
-        let mut series = BTreeMap::new();
-        let mut seen = HashSet::new();
-        let (mut family, mut kind) = ("", "");
-        assert!(text.ends_with('\n'));
-        for line in text.lines() {
-            if let Some(help) = line.strip_prefix("# HELP ") {
-                let (name, help) = help.split_once(' ').unwrap();
-                assert!(seen.insert(name), "{name} stands in two places");
-                assert!(help.ends_with('.') && !help.contains('\\'), "{help}");
-                family = name;
-            } else if let Some(of_type) = line.strip_prefix("# TYPE ") {
-                let (name, told) = of_type.split_once(' ').unwrap();
-                assert_eq!(name, family);
-                assert_eq!(told == "counter", name.ends_with("_total"), "{name}");
-                assert_eq!(told == "histogram", name.ends_with("_seconds"), "{name}");
-                kind = told;
-            } else {
-                let (name, value) = line.rsplit_once(' ').unwrap();
-                let (base, labels) = name.split_once('{').unwrap_or((name, "}"));
-                let suffixes: &[&str] = if kind == "histogram" {
-                    &["_bucket", "_sum", "_count"]
-                } else {
-                    &[""]
-                };
-                assert!(
-                    suffixes.contains(&base.strip_prefix(family).unwrap()),
-                    "{line}"
-                );
-                assert!(
-                    base.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
-                    "{line}"
-                );
-                for label in labels.strip_suffix('}').unwrap().split_terminator(',') {
-                    let (key, quoted) = label.split_once('=').unwrap();
-                    assert!(key.bytes().all(|b| b.is_ascii_lowercase()), "{line}");
-                    let text = quoted
-                        .strip_prefix('"')
-                        .and_then(|q| q.strip_suffix('"'))
-                        .unwrap();
-                    assert!(!text.is_empty() && !text.contains(['"', '\\']), "{line}");
-                }
-                let value = value.parse().unwrap();
-                assert!(
-                    series.insert(name.to_owned(), value).is_none(),
-                    "{name} twice"
-                );
-            }
-        }
-        series
-    }
-
-    fn reports(cores: [Option<Metrics>; 2]) -> Vec<CoreReport> {
-        let report = |m: Option<Metrics>| CoreReport {
-            is_up: m.is_some(),
-            metrics: m.map(Box::new),
-        };
-        cores.map(report).into()
-    }
-
-    #[test]
-    fn the_text_reads_back_as_what_was_counted() {
-        let series = parse(&render(&reports([Some(busy()), Some(busy())])));
-        let cases = [
-            ("tidewheel_core_up{core=\"1\"}", 1.0),
-            ("tidewheel_core_timers{core=\"0\"}", 12.0),
-            ("tidewheel_core_connections{core=\"0\"}", 1.0),
-            (
-                "tidewheel_connections{dialect=\"native\",state=\"established\"}",
-                2.0,
-            ),
-            (
-                "tidewheel_connections{dialect=\"sse\",state=\"closing\"}",
-                0.0,
-            ),
-            ("tidewheel_connections_accepted_total", 4.0),
-            ("tidewheel_connections_closed_total{code=\"4101\"}", 2.0),
-            ("tidewheel_connections_closed_total{code=\"other\"}", 2.0),
-            ("tidewheel_commands_total{type=\"message\"}", 10.0),
-            (
-                "tidewheel_ledger_frames_total{kind=\"message\",outcome=\"offered\"}",
-                20.0,
-            ),
-            (
-                "tidewheel_ledger_frames_total{kind=\"message\",outcome=\"undelivered\",code=\"4101\"}",
-                6.0,
-            ),
-            ("tidewheel_ledger_pending_frames{kind=\"message\"}", 2.0),
-            (
-                "tidewheel_turn_seconds_bucket{core=\"1\",le=\"0.000025\"}",
-                0.0,
-            ),
-            (
-                "tidewheel_turn_seconds_bucket{core=\"1\",le=\"0.00005\"}",
-                1.0,
-            ),
-            (
-                "tidewheel_turn_seconds_bucket{core=\"1\",le=\"0.005\"}",
-                2.0,
-            ),
-            ("tidewheel_turn_seconds_bucket{core=\"1\",le=\"10\"}", 2.0),
-            ("tidewheel_turn_seconds_bucket{core=\"1\",le=\"+Inf\"}", 3.0),
-            ("tidewheel_turn_seconds_sum{core=\"1\"}", 20.00303),
-            ("tidewheel_publish_to_last_write_seconds_count", 0.0),
-        ];
-        for (name, value) in cases {
-            assert_eq!(series.get(name), Some(&value), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_buckets_of_a_histogram_grow_up_to_its_count() {
-        let text = render(&reports([Some(busy()), Some(Metrics::default())]));
-        parse(&text);
-        let mut last: HashMap<&str, u64> = HashMap::new();
-        for line in text.lines().filter(|line| line.contains("_bucket")) {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            let (of, _) = name.split_once("le=").unwrap();
-            let value = value.parse().unwrap();
-            let before = last.insert(of, value).unwrap_or(0);
-            assert!(before <= value, "{line}");
-        }
-        assert_eq!(last["tidewheel_turn_seconds_bucket{core=\"0\","], 3);
-        assert_eq!(last.len(), 3);
-    }
-
-    #[test]
-    fn docs_metrics_md_has_every_name() {
-        let docs = include_str!("../../docs/metrics.md");
-        let text = render(&reports([Some(busy()), None]));
-        for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-            let (name, kind) = family.split_once(' ').unwrap();
-            let row = format!("| `{name}` | {kind} |");
-            assert!(docs.contains(&row), "docs/metrics.md has no row {row}");
-        }
-    }
-
-    #[test]
-    fn a_core_that_never_answered_is_told_as_down_and_nothing_else() {
-        let text = render(&reports([Some(busy()), None]));
-        let series = parse(&text);
-        assert_eq!(series["tidewheel_core_up{core=\"0\"}"], 1.0);
-        assert_eq!(series["tidewheel_core_up{core=\"1\"}"], 0.0);
-        assert_eq!(series["tidewheel_connections_accepted_total"], 2.0);
-        assert_eq!(text.matches("core=\"1\"").count(), 1);
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
 //! What the webhook counts: written by its one task, read by scrapes.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::metrics::exposition::{Exposition, Source, Type};
 
 /// What became of a question.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -71,53 +72,34 @@ impl Counters {
     pub(super) fn of(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize].load(Ordering::Relaxed)
     }
+}
 
-    /// The text for a scrape.
-    pub(in crate::control) fn render(&self, out: &mut String) {
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            out,
-            "# HELP tidewheel_auth_webhook_questions_total Questions about credentials, and what became of them.\n\
-             # TYPE tidewheel_auth_webhook_questions_total counter"
-        );
+impl Source for Counters {
+    fn write(&self, out: &mut Exposition) {
+        let help = "Questions about credentials, and what became of them.";
+        let name = "tidewheel_auth_webhook_questions_total";
+        out.family(name, Type::Counter, help);
         for ((_, name), cell) in OUTCOMES.iter().zip(&self.outcomes) {
-            let n = cell.load(Ordering::Relaxed);
-            let _ = writeln!(
-                out,
-                "tidewheel_auth_webhook_questions_total{{outcome=\"{name}\"}} {n}"
-            );
+            out.sample(&[("outcome", name)], cell.load(Ordering::Relaxed));
         }
-        let gauges = [
-            (
-                "in_flight",
-                "Questions that the webhook is asked now.",
-                &self.in_flight,
-            ),
-            (
-                "waiting",
-                "Connections that wait for its answers.",
-                &self.waiting,
-            ),
-            (
-                "circuit_open",
-                "Whether the webhook failed too often to be asked just now.",
-                &self.circuit_open,
-            ),
-        ];
-        for (name, help, value) in gauges {
-            let name = format!("tidewheel_auth_webhook_{name}");
-            let value = value.load(Ordering::Relaxed);
-            let _ = writeln!(
-                out,
-                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}"
-            );
-        }
+        let mut gauge = |name, help, value: &AtomicU64| {
+            out.gauge(name, help, value.load(Ordering::Relaxed));
+        };
+        let help = "Questions that the webhook is asked now.";
+        gauge("tidewheel_auth_webhook_in_flight", help, &self.in_flight);
+        let help = "Connections that wait for its answers.";
+        gauge("tidewheel_auth_webhook_waiting", help, &self.waiting);
+        let help = "Whether the webhook failed too often to be asked just now.";
+        let name = "tidewheel_auth_webhook_circuit_open";
+        gauge(name, help, &self.circuit_open);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::exposition::Format;
+    use crate::metrics::lint;
 
     #[test]
     fn every_outcome_has_its_own_line() {
@@ -127,14 +109,14 @@ mod tests {
             counters.count(*outcome);
         }
         counters.tell(2, 3, true);
-        let mut text = String::new();
-        counters.render(&mut text);
-        assert_eq!(text.matches("\"} 1\n").count(), OUTCOMES.len());
-        assert!(text.contains("\ntidewheel_auth_webhook_circuit_open 1\n"));
-        let docs = include_str!("../../../docs/metrics.md");
-        for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-            let (name, kind) = family.split_once(' ').unwrap();
-            assert!(docs.contains(&format!("| `{name}` | {kind} |")), "{name}");
+        for format in [Format::Prometheus, Format::OpenMetrics] {
+            let mut out = Exposition::new(format);
+            counters.write(&mut out);
+            let text = out.finish();
+            let series = lint::check(&text, format);
+            assert_eq!(text.matches("\"} 1\n").count(), OUTCOMES.len());
+            assert_eq!(series["tidewheel_auth_webhook_circuit_open"], 1.0);
+            lint::check_documented(&text);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::*;
 use crate::address::{CoreId, Placement};
 use crate::bus::{Order, OrderReply, Query};
 use crate::metrics::SnapshotReply;
+use crate::metrics::exposition::{Exposition, Format, Source};
 use crate::protocol::ClientId;
 
 /// Passes verdicts on.
@@ -285,8 +286,9 @@ async fn the_same_question_is_asked_once_and_too_many_are_turned_away() {
     assert_eq!(office.next().await, (68, "unavailable"));
     assert_eq!(office.next().await, (69, "unavailable"));
     assert_eq!(office.counters.of(Outcome::TooMany), 2);
-    let mut text = String::new();
-    office.counters.render(&mut text);
+    let mut out = Exposition::new(Format::Prometheus);
+    office.counters.write(&mut out);
+    let text = out.finish();
     assert!(
         text.contains("in_flight 4\n") && text.contains("waiting 68\n"),
         "{text}"
