@@ -14,6 +14,7 @@
 //! ```
 //! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]).
 
+pub mod access;
 mod listen;
 mod node;
 mod problem;
@@ -35,6 +36,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
+pub use access::{Access, AccessError, AccessSettings};
 pub use problem::Problem;
 pub use readiness::{Phase, Readiness};
 pub use scrape::Cores;
@@ -113,6 +115,7 @@ pub struct Plane {
     webhook: Option<Webhook>,
     node: Arc<Node>,
     sources: Sources,
+    access: Access,
     secured: Secured,
     answers: UnboundedSender<Vec<Answer>>,
     answered: UnboundedReceiver<Vec<Answer>>,
@@ -134,6 +137,7 @@ impl Plane {
             webhook: None,
             node: Arc::new(Node::start()),
             sources: Sources::default(),
+            access: Access::default(),
             secured: Secured::default(),
         })
     }
@@ -155,6 +159,12 @@ impl Plane {
     pub fn with_source(mut self, source: Arc<dyn Source>) -> Plane {
         self.sources.add(source);
         self
+    }
+
+    /// With keys that callers have to show.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Plane {
+        Plane { access, ..self }
     }
 
     /// Where cores send their answers. There is at most one for each question, so what may wait is
@@ -184,6 +194,7 @@ impl Plane {
             webhook,
             node,
             mut sources,
+            access,
             secured,
             answered,
             // The cores have theirs.
@@ -198,13 +209,14 @@ impl Plane {
         let (stop, stopped) = watch::channel(false);
         sources.add(node);
         sources.add(Arc::new(Process));
+        sources.add(access.refusals());
         if let Some(webhook) = &webhook {
             sources.add(webhook.counters());
         }
         let scraper = Scraper::new(Arc::clone(&cores), limits.snapshot_timeout, sources);
         let scraper = Arc::new(scraper);
         let switchboard = Switchboard::new(Arc::clone(&cores), limits.answer_timeout);
-        let router = routes::router(scraper, readiness);
+        let router = routes::router(access, scraper, readiness);
         let thread = thread::Builder::new()
             .name("tidewheel-control".to_owned())
             .spawn(move || {

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use crate::control::access::{Access, Scope};
 use crate::control::problem::Problem;
 use crate::control::readiness::{Phase, Readiness};
 use crate::control::scrape::Scraper;
@@ -16,11 +17,11 @@ use crate::metrics::exposition::Format;
 const PLAIN: [(header::HeaderName, &str); 1] =
     [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
 
-pub(super) fn router(scraper: Arc<Scraper>, readiness: Arc<Readiness>) -> Router {
+pub(super) fn router(access: Access, scraper: Arc<Scraper>, readiness: Arc<Readiness>) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz).with_state(readiness))
-        .route("/metrics", get(metrics).with_state(scraper))
+        .route("/metrics", get(metrics).with_state((access, scraper)))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
 }
@@ -40,7 +41,13 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> Result<impl IntoResp
 }
 
 /// OpenMetrics for those who ask for it, and Prometheus' older text for all others.
-async fn metrics(State(scraper): State<Arc<Scraper>>, headers: HeaderMap) -> impl IntoResponse {
+async fn metrics(
+    State((access, scraper)): State<(Access, Arc<Scraper>)>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    if !access.is_metrics_open() {
+        access.admit(&headers, Scope::Read)?;
+    }
     let accepts = headers.get_all(header::ACCEPT).iter();
     let accepts: Vec<&str> = accepts.filter_map(|accept| accept.to_str().ok()).collect();
     let format = Format::accepted(&accepts.join(","));
@@ -48,7 +55,7 @@ async fn metrics(State(scraper): State<Arc<Scraper>>, headers: HeaderMap) -> imp
         (header::CONTENT_TYPE, format.content_type()),
         (header::VARY, "Accept"),
     ];
-    (described, scraper.text(format).await)
+    Ok((described, scraper.text(format).await))
 }
 
 async fn unknown_path() -> Problem {
