@@ -8,6 +8,8 @@
 //!                                                                ├─ Scraper ──► Cores ──► bus
 //!                                                                │     ▲                   │
 //!                                                                │     └── SnapshotReply ──┤
+//!                                                                ├─ Live        the dashboard's stream,
+//!                                                                │              asks the two others
 //!                                                                └─ Switchboard ──► Query ─┤
 //!                                                                      ▲                   │
 //!                                                                      └────── Answer ─────┘
@@ -15,7 +17,9 @@
 //! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]).
 
 pub mod access;
+mod dashboard;
 mod listen;
+mod live;
 mod node;
 mod problem;
 mod process;
@@ -45,6 +49,7 @@ pub use switchboard::{Switchboard, Unanswered};
 pub use webhook::{Webhook, WebhookError, WebhookSettings};
 
 use crate::bus::Answer;
+use crate::control::live::Live;
 use crate::control::node::Node;
 use crate::control::process::Process;
 use crate::control::scrape::Scraper;
@@ -216,12 +221,18 @@ impl Plane {
         let scraper = Scraper::new(Arc::clone(&cores), limits.snapshot_timeout, sources);
         let scraper = Arc::new(scraper);
         let switchboard = Switchboard::new(Arc::clone(&cores), limits.answer_timeout);
-        let router = routes::router(access, scraper, readiness);
+        let asked = (Arc::clone(&cores), switchboard.clone());
+        let (seen, ready) = (Arc::clone(&scraper), Arc::clone(&readiness));
+        let live = Live::new(seen, asked, ready, stopped.clone());
+        let router = routes::router(access, scraper, readiness)
+            .merge(dashboard::routes())
+            .merge(live::routes(Arc::clone(&live)));
         let thread = thread::Builder::new()
             .name("tidewheel-control".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::spawn(switchboard.serve(answered));
+                    tokio::spawn(live.serve());
                     if let Some(webhook) = webhook {
                         tokio::spawn(webhook.serve(cores));
                     }

@@ -106,6 +106,14 @@ impl Scraper {
         };
         text.get_or_insert_with(render).clone()
     }
+
+    /// What the cores say, no older than this call; within twice the time-out.
+    pub(super) async fn reports(&self) -> Vec<CoreReport> {
+        let mut state = self.state.lock().await;
+        state.ask(&*self.cores);
+        state.collect(Instant::now() + self.timeout).await;
+        state.reports.clone()
+    }
 }
 
 impl Collected {
