@@ -121,6 +121,10 @@ impl Collected {
     /// comes back, not one for each scrape.
     fn ask(&mut self, cores: &dyn Cores) {
         for (core, awaited) in self.awaited.iter_mut().enumerate() {
+            if let Some(report) = self.reports.get_mut(core) {
+                // Before the core is asked: what waited then is gone when it answers.
+                report.bus_bytes = cores.backlog_bytes(CoreId(core as u16)) as u64;
+            }
             let is_stuck = awaited.as_mut().is_some_and(|answer| {
                 matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty))
             });
@@ -144,10 +148,8 @@ impl Collected {
             let Some(answer) = awaited else { continue };
             match timeout_at(deadline, answer).await {
                 Ok(Ok(metrics)) => {
-                    *report = CoreReport {
-                        is_up: true,
-                        metrics: Some(metrics),
-                    };
+                    report.is_up = true;
+                    report.metrics = Some(metrics);
                     *awaited = None;
                 }
                 // The request could not be sent, or the core is gone.

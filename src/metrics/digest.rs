@@ -19,6 +19,8 @@ pub struct Digest {
     pub interval_seconds: f64,
     /// Open connections now.
     pub connections: u64,
+    /// Connections that there may be.
+    pub connections_max: u64,
     /// The same by state.
     pub connections_by_state: BTreeMap<&'static str, u64>,
     /// The same by dialect.
@@ -37,10 +39,14 @@ pub struct Digest {
     pub bytes_in_per_second: f64,
     /// Bytes written to sockets.
     pub bytes_out_per_second: f64,
+    /// From a message's acceptance to a core's first write of it.
+    pub publish_to_first_write: Quantiles,
     /// From a message's acceptance to a core's last write of it.
     pub publish_to_last_write: Quantiles,
     /// Turns of the cores' loops.
     pub turns: Quantiles,
+    /// Connections whose socket is full now.
+    pub laggards: u64,
     /// Slow consumers that were closed or made to jump ahead in the interval, by cause.
     pub evicted: BTreeMap<&'static str, u64>,
     /// Frames without an outcome so far.
@@ -94,6 +100,8 @@ pub struct CoreDigest {
     pub is_up: bool,
     /// Open connections.
     pub connections: u64,
+    /// Bytes that wait for it on the bus.
+    pub bus_bytes: u64,
     /// The share of the interval in which it worked, 0 to 1.
     pub busy: f64,
     /// Turns of its loop.
@@ -142,6 +150,7 @@ impl Digest {
         self.bytes_in_per_second = rate(|m| m.traffic.bytes_in);
         self.bytes_out_per_second = rate(|m| m.traffic.bytes_out);
         let spread = |of: fn(&Metrics) -> &Latency| Quantiles::of(&of(new).since(of(old)));
+        self.publish_to_first_write = spread(|m| &m.turns.publish_to_first_write);
         self.publish_to_last_write = spread(|m| &m.turns.publish_to_last_write);
         self.turns = spread(|m| &m.turns.took);
         let (earlier, evicted) = (&old.connections.evicted, &new.connections.evicted);
@@ -173,8 +182,10 @@ fn gauges(now: &Metrics) -> Digest {
     let held = &now.memory.held;
     Digest {
         connections: now.connections.open_total(),
+        connections_max: now.connections.everywhere_max,
         connections_by_state: State::ALL.iter().map(in_state).collect(),
         connections_by_dialect: Dialect::ALL.iter().map(in_dialect).collect(),
+        laggards: now.lag.laggards,
         frames_pending: now.ledger.pending(),
         rooms: now.rooms.homed,
         members: now.rooms.members,
@@ -198,6 +209,7 @@ fn core_digest(
     let mut digest = CoreDigest {
         core,
         is_up: report.is_up,
+        bus_bytes: report.bus_bytes,
         ..CoreDigest::default()
     };
     let Some(metrics) = report.metrics.as_deref() else {
@@ -248,6 +260,7 @@ mod tests {
     fn report(metrics: Metrics) -> CoreReport {
         CoreReport {
             is_up: true,
+            bus_bytes: 0,
             metrics: Some(Box::new(metrics)),
         }
     }

@@ -320,6 +320,36 @@ label! {
     }
 }
 
+label! {
+    /// What a core's loop does: the phases of a turn, and the wait for the next.
+    Phase {
+        /// Nothing: it waits for something to happen, or looks whether something has.
+        Wait = "wait",
+        /// Reads sockets, TLS handshakes among it, and obeys what is in them.
+        Read = "read",
+        /// Takes what other cores and the control plane sent.
+        Mail = "mail",
+        /// Timers, and sends other cores what they are to know.
+        Timers = "timers",
+        /// Writes to sockets.
+        Flush = "flush",
+        /// Holds memory against the budget, closes sockets, sends what that led to.
+        Act = "act",
+        /// Accepts connections.
+        Accept = "accept",
+    }
+}
+
+label! {
+    /// Who published.
+    Origin {
+        /// A client's connection.
+        Connection = "connection",
+        /// The operator's backend.
+        Backend = "backend",
+    }
+}
+
 /// A counter, or a gauge, for each value of a label.
 pub struct Counts<L> {
     cells: [u64; CELLS],

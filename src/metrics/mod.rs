@@ -23,7 +23,7 @@ pub use digest::Digest;
 pub use exposition::{Exposition, Source, Sources};
 pub use labels::{
     AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Limited,
-    MemoryKind, Reject, State, TlsFault, TlsVersion,
+    MemoryKind, Origin, Phase, Reject, State, TlsFault, TlsVersion,
 };
 pub use latency::Latency;
 pub use ledger::Ledger;
@@ -49,6 +49,8 @@ pub struct Metrics {
     pub bus: Bus,
     /// Writes to sockets.
     pub flush: Flush,
+    /// Connections that do not keep up.
+    pub lag: Lag,
     /// TLS on the public listener.
     pub tls: Tls,
     /// What is held in memory, and what was given back to stay within the budget.
@@ -70,6 +72,7 @@ impl Metrics {
             turns,
             bus,
             flush,
+            lag,
             tls,
             memory,
             timers,
@@ -82,6 +85,7 @@ impl Metrics {
         self.turns.merge(turns);
         self.bus.merge(bus);
         self.flush.merge(flush);
+        self.lag.merge(lag);
         self.tls.merge(tls);
         self.memory.merge(memory);
         self.timers += timers;
@@ -93,6 +97,11 @@ impl Metrics {
 pub struct Connections {
     /// Gauge: open connections, by dialect (`Dialect::index`) and state.
     pub open: [Counts<State>; Dialect::ALL.len()],
+    /// Gauge: connections that this core may have.
+    pub max: u64,
+    /// Gauge: connections that all cores may have together, where that is less than what each may
+    /// have. The node's.
+    pub everywhere_max: u64,
     /// Sockets taken from the listener.
     pub accepted: u64,
     /// Sockets turned away before they were a connection.
@@ -126,6 +135,8 @@ impl Connections {
     fn merge(&mut self, other: &Connections) {
         let Connections {
             open,
+            max,
+            everywhere_max,
             accepted,
             rejected,
             closed,
@@ -136,6 +147,8 @@ impl Connections {
         for (states, more) in self.open.iter_mut().zip(open) {
             states.merge(more);
         }
+        self.max += max;
+        self.everywhere_max += everywhere_max;
         self.accepted += accepted;
         self.rejected.merge(rejected);
         self.closed.merge(closed);
@@ -179,6 +192,10 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Commands of peers.
     pub commands: Counts<CommandType>,
+    /// Messages that rooms accepted, which got an offset.
+    pub published: Counts<Origin>,
+    /// Publishes that repeated an accepted one, and were answered as that one was.
+    pub repeated: u64,
     /// Errors told to peers that did not close the connection, by code.
     pub errors: CodeCounts,
     /// Offsets that members did not get, summed over the members.
@@ -191,12 +208,16 @@ impl Traffic {
             bytes_in,
             bytes_out,
             commands,
+            published,
+            repeated,
             errors,
             skipped_offsets,
         } = other;
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
         self.commands.merge(commands);
+        self.published.merge(published);
+        self.repeated += repeated;
         self.errors.merge(errors);
         self.skipped_offsets += skipped_offsets;
     }
@@ -239,7 +260,12 @@ impl Rooms {
 pub struct Turns {
     /// From the poll's return to the next poll; its count is the number of turns.
     pub took: Latency,
-    /// From a message's acceptance by its room to the last write of it on this core.
+    /// What the loop spent its time on, in nanoseconds; all phases together are its whole life.
+    pub phases_ns: Counts<Phase>,
+    /// From the acceptance of the oldest message that waits in a room to the core's first write of
+    /// it, once for each pass over the room's members.
+    pub publish_to_first_write: Latency,
+    /// The same to its last write.
     pub publish_to_last_write: Latency,
 }
 
@@ -247,9 +273,13 @@ impl Turns {
     fn merge(&mut self, other: &Turns) {
         let Turns {
             took,
+            phases_ns,
+            publish_to_first_write,
             publish_to_last_write,
         } = other;
         self.took.merge(took);
+        self.phases_ns.merge(phases_ns);
+        self.publish_to_first_write.merge(publish_to_first_write);
         self.publish_to_last_write.merge(publish_to_last_write);
     }
 }
@@ -293,20 +323,61 @@ pub struct Flush {
     pub would_block: u64,
     /// Writes it took a part of.
     pub partial: u64,
+    /// Bytes of each write.
+    pub write_bytes: Sizes,
+    /// Frames that ended in each write.
+    pub write_frames: Sizes,
 }
 
 impl Flush {
+    /// Counts the sizes of `n` writes, which took as much each.
+    pub fn note_sizes(&mut self, bytes: u64, frames: u64, n: u64) {
+        if n > 0 {
+            self.write_bytes.add(bytes, n);
+            self.write_frames.add(frames, n);
+        }
+    }
+
     fn merge(&mut self, other: &Flush) {
         let Flush {
             writes,
             bytes,
             would_block,
             partial,
+            write_bytes,
+            write_frames,
         } = other;
         self.writes += writes;
         self.bytes += bytes;
         self.would_block += would_block;
         self.partial += partial;
+        self.write_bytes.merge(write_bytes);
+        self.write_frames.merge(write_frames);
+    }
+}
+
+/// Connections that do not keep up.
+#[derive(Clone, Default, Debug)]
+pub struct Lag {
+    /// Gauge: connections whose socket is full.
+    pub laggards: u64,
+    /// Bytes that such a connection had not taken, when its socket had room again or patience with
+    /// it ended.
+    pub bytes: Sizes,
+    /// How old the oldest message among them was then.
+    pub age: Latency,
+}
+
+impl Lag {
+    fn merge(&mut self, other: &Lag) {
+        let Lag {
+            laggards,
+            bytes,
+            age,
+        } = other;
+        self.laggards += laggards;
+        self.bytes.merge(bytes);
+        self.age.merge(age);
     }
 }
 
@@ -420,7 +491,7 @@ mod tests {
 
     #[test]
     fn an_idle_core_s_metrics_are_small() {
-        let histograms = 2 * 21 * 128 * 8;
-        assert!(size_of::<Metrics>() + histograms < 50_000);
+        let histograms = 4 * 21 * 128 * 8;
+        assert!(size_of::<Metrics>() + histograms < 96_000);
     }
 }

@@ -7,13 +7,15 @@
 use std::fmt::Display;
 
 use crate::metrics::exposition::{Exposition, Type, code_text};
-use crate::metrics::{Bus, Dialect, Kind, Label, Ledger, Memory, Metrics};
+use crate::metrics::{Bus, Dialect, Kind, Label, Lag, Ledger, Memory, Metrics};
 
 /// A core as the text shows it; its number is its place in the list.
 #[derive(Clone, Default, Debug)]
 pub struct CoreReport {
     /// Whether the core answered in time.
     pub is_up: bool,
+    /// Bytes that waited for it on the bus when it was asked.
+    pub bus_bytes: u64,
     /// Its answer, or the last one before it fell silent: counters must not seem to start anew.
     pub metrics: Option<Box<Metrics>>,
 }
@@ -32,6 +34,7 @@ pub fn write(out: &mut Exposition, cores: &[CoreReport]) {
     write_rooms(out, &all);
     write_memory(out, &all.memory);
     write_flush(out, &all);
+    write_lag(out, &all.lag);
     write_tls(out, &all);
 }
 
@@ -59,11 +62,21 @@ fn write_cores(out: &mut Exposition, cores: &[CoreReport]) {
         |m| m.connections.open_total(),
     );
     gauge(
+        "tidewheel_core_connections_max",
+        "Connections that each core may have.",
+        |m| m.connections.max,
+    );
+    gauge(
         "tidewheel_core_timers",
         "Timers waiting in each core's wheel.",
         |m| m.timers,
     );
 
+    let help = "Bytes that waited for each core on the bus when it was asked.";
+    out.family("tidewheel_bus_waiting_bytes", Type::Gauge, help);
+    for (core, report) in cores.iter().enumerate() {
+        out.sample(&[("core", &core)], report.bus_bytes);
+    }
     let mut bus = |name, help, values: fn(&Bus) -> [u64; 2]| {
         out.family(name, Type::Counter, help);
         for (core, metrics) in &known {
@@ -88,6 +101,15 @@ fn write_cores(out: &mut Exposition, cores: &[CoreReport]) {
     for (core, metrics) in &known {
         out.latency(&[("core", core)], &metrics.turns.took);
     }
+    let help = "What each core's event loop spends its time on; all phases together are the time \
+                since its start, and all but `wait` its work.";
+    out.family("tidewheel_loop_seconds_total", Type::Counter, help);
+    for (core, metrics) in &known {
+        for (phase, nanos) in metrics.turns.phases_ns.iter() {
+            let labels: [(&str, &dyn Display); 2] = [("core", core), ("phase", &phase.text())];
+            out.sample(&labels, nanos as f64 / 1e9);
+        }
+    }
 }
 
 fn write_connections(out: &mut Exposition, all: &Metrics) {
@@ -98,6 +120,12 @@ fn write_connections(out: &mut Exposition, all: &Metrics) {
             out.sample(&[("dialect", &dialect.text()), ("state", &state.text())], n);
         }
     }
+    let help = "Connections that all cores may have together.";
+    out.gauge(
+        "tidewheel_connections_max",
+        help,
+        connections.everywhere_max,
+    );
     let help = "Sockets taken from the listener.";
     out.counter(
         "tidewheel_connections_accepted_total",
@@ -166,6 +194,16 @@ fn write_traffic(out: &mut Exposition, all: &Metrics) {
         "type",
         &traffic.commands,
     );
+    let help = "Messages that rooms accepted and gave an offset, by who published them.";
+    out.counts(
+        "tidewheel_published_messages_total",
+        help,
+        "origin",
+        &traffic.published,
+    );
+    let help = "Publishes that repeated an accepted one, by its message id, and were not published \
+                again.";
+    out.counter("tidewheel_repeated_messages_total", help, traffic.repeated);
     let help = "Errors told to peers that did not close the connection.";
     out.codes("tidewheel_errors_total", help, &traffic.errors);
     let help = "Offsets that members did not get, summed over the members.";
@@ -174,7 +212,15 @@ fn write_traffic(out: &mut Exposition, all: &Metrics) {
         help,
         traffic.skipped_offsets,
     );
-    let help = "From a message's acceptance to a core's last write of it.";
+    let help = "From the acceptance of a room's oldest waiting message to a core's first write of it, \
+                once for each pass over the room's members on the core.";
+    out.family(
+        "tidewheel_publish_to_first_write_seconds",
+        Type::Histogram,
+        help,
+    );
+    out.latency(&[], &all.turns.publish_to_first_write);
+    let help = "The same to the core's last write of it, when it has visited all members.";
     out.family(
         "tidewheel_publish_to_last_write_seconds",
         Type::Histogram,
@@ -272,6 +318,24 @@ fn write_flush(out: &mut Exposition, all: &Metrics) {
     out.counter("tidewheel_flush_would_block_total", help, flush.would_block);
     let help = "Writes that it took a part of.";
     out.counter("tidewheel_flush_partial_total", help, flush.partial);
+    let help = "Bytes that a write gave to the kernel.";
+    out.family("tidewheel_flush_write_bytes", Type::Histogram, help);
+    out.sizes(&[], &flush.write_bytes, (6..=24).step_by(2));
+    let help = "Frames that ended in a write: how many messages one system call carries.";
+    out.family("tidewheel_flush_write_frames", Type::Histogram, help);
+    out.sizes(&[], &flush.write_frames, 0..=10);
+}
+
+fn write_lag(out: &mut Exposition, lag: &Lag) {
+    let help = "Connections whose socket is full.";
+    out.gauge("tidewheel_laggards", help, lag.laggards);
+    let help = "Bytes that a connection was behind, counted when its full socket had room again or \
+                patience with it ended.";
+    out.family("tidewheel_lag_bytes", Type::Histogram, help);
+    out.sizes(&[], &lag.bytes, (8..=26).step_by(2));
+    let help = "How old the oldest message was then that it had not taken.";
+    out.family("tidewheel_lag_seconds", Type::Histogram, help);
+    out.latency(&[], &lag.age);
 }
 
 fn write_tls(out: &mut Exposition, all: &Metrics) {

@@ -41,7 +41,7 @@ use crate::bus::{
     Answer, Batch, Mailbox, Notice, Order, OrderReply, Outlet, Query, Records, Stored, Wake,
 };
 use crate::gate::{Policy, Question, Verdict};
-use crate::metrics::{Metrics, Reject, SnapshotReply};
+use crate::metrics::{Metrics, Phase, Reject, SnapshotReply};
 use crate::shard::{Action, Outside, Pressure, Shard};
 use crate::time::{Instant, Now};
 use tls::Shook;
@@ -190,6 +190,8 @@ pub struct Reactor {
     buffer: Vec<u8>,
     to_read: Vec<u32>,
     drain_ends: Option<Instant>,
+    /// When the phase of the loop began that is under way.
+    lapped_at: Instant,
     links: Links,
     /// Connections on all cores. Written when one is accepted or closed, never for a message.
     open_everywhere: Arc<AtomicUsize>,
@@ -223,7 +225,8 @@ impl Reactor {
             clock,
             tuning,
             shard,
-            sockets: Sockets::default(),
+            sockets: Sockets::default().with_clock(clock),
+            lapped_at: clock.mono(),
             listener: Some(listener),
             tls,
             handshakes_left: Duration::ZERO,
@@ -250,17 +253,19 @@ impl Reactor {
     pub fn run(mut self) -> io::Result<Metrics> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut pending = false;
+        self.lapped_at = self.clock.mono();
         loop {
-            let began = self.clock.now();
-            if self.is_over(began.mono) {
+            // The end of the last turn.
+            let began = self.lapped_at;
+            if self.is_over(began) {
                 return Ok(self.metrics().clone());
             }
             let wait = if pending {
                 Some(Duration::ZERO)
             } else {
-                self.wait(began.mono)
+                self.wait(began)
             };
-            if pending || !self.spin(&mut events, began.mono, wait)? {
+            if pending || !self.spin(&mut events, began, wait)? {
                 self.poll(&mut events, wait)?;
             }
             pending = self.turn(&events);
@@ -269,6 +274,11 @@ impl Reactor {
 
     /// The counters, with those of the sockets.
     fn metrics(&mut self) -> &Metrics {
+        let connections = &mut self.shard.metrics_mut().connections;
+        connections.max = self.tuning.connections_max as u64;
+        if self.core.index() == 0 {
+            connections.everywhere_max = self.tuning.connections_everywhere_max as u64;
+        }
         self.shard.metrics_mut().tls.clone_from(self.sockets.tls());
         self.shard.metrics()
     }
@@ -301,7 +311,7 @@ impl Reactor {
             if !events.is_empty() {
                 return Ok(true);
             }
-            if self.clock.now().mono.saturating_since(from) >= most {
+            if self.clock.mono().saturating_since(from) >= most {
                 return Ok(false);
             }
             std::hint::spin_loop();
@@ -344,6 +354,8 @@ impl Reactor {
     /// One turn. Says whether there is more to do at once.
     fn turn(&mut self, events: &Events) -> bool {
         let began = self.clock.now();
+        self.note_lap(Phase::Wait, began.mono);
+        let may_have_read = !events.is_empty() || !self.to_read.is_empty();
         for event in events {
             match event.token() {
                 LISTENER => self.accept_at = Some(self.accept_at.unwrap_or(began.mono)),
@@ -356,24 +368,51 @@ impl Reactor {
         if !suspended {
             self.read_all(began);
         }
+        if may_have_read {
+            self.lap(Phase::Read);
+        }
         let more_mail = self.take_mail(began);
+        self.lap(Phase::Mail);
         self.shard.handle_timeouts(began);
         self.ask(began);
         self.send_mail();
+        self.lap(Phase::Timers);
         let flushed = self
             .shard
             .poll_flush(began, &mut self.sockets, self.tuning.flush_budget);
+        self.lap(Phase::Flush);
+        self.shard.handle_flush_end(self.lapped_at);
         self.look_at_memory(began);
         self.act(began);
         self.ask(began);
         self.send_mail();
         self.send_out();
+        let may_accept = self.accept_at.is_some_and(|at| at <= began.mono);
+        if may_accept {
+            self.lap(Phase::Act);
+        }
         let more_to_accept = self.accept(began);
         let may_read = !suspended && !self.shard.wants_relief();
         let more_to_read = may_read && !self.to_read.is_empty();
-        self.shard
-            .handle_turn_end(began.mono, self.clock.now().mono);
+        self.lap(if may_accept {
+            Phase::Accept
+        } else {
+            Phase::Act
+        });
+        self.shard.handle_turn_end(began.mono, self.lapped_at);
         !flushed || more_mail || more_to_accept || more_to_read || self.shard.wants_flush()
+    }
+
+    /// A phase of the loop ends now. Reading a clock costs some 25 ns, so it is read where a phase
+    /// may have had something to do, and the last reading of a turn serves the wait that follows.
+    fn lap(&mut self, phase: Phase) {
+        self.note_lap(phase, self.clock.mono());
+    }
+
+    fn note_lap(&mut self, phase: Phase, now: Instant) {
+        let took = (now - self.lapped_at).as_nanos() as u64;
+        self.lapped_at = now;
+        self.shard.metrics_mut().turns.phases_ns.add(phase, took);
     }
 
     /// Holds what is there after the flush against the budget, and gives back what is too much.
@@ -479,9 +518,9 @@ impl Reactor {
             }
             return false;
         }
-        let began = self.clock.now().mono;
+        let began = self.clock.mono();
         let shook = self.sockets.shake(index);
-        let took = self.clock.now().mono - began;
+        let took = self.clock.mono() - began;
         self.handshakes_left = self.handshakes_left.saturating_sub(took);
         match shook {
             Shook::Steps => true,

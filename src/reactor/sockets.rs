@@ -9,11 +9,13 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustls::ServerConfig;
 
+use super::clock::Clock;
 use super::tls::{Shared, Shook, TlsStream};
 use crate::address::PeerAddress;
 use crate::codec::proxy::{HEADER_BYTES_MAX, ProxyFault, decode_proxy};
 use crate::metrics::Tls;
 use crate::shard::{Sent, Transport};
+use crate::time::Instant;
 
 /// A byte stream to a peer.
 #[derive(Debug)]
@@ -98,9 +100,20 @@ pub struct Sockets {
     slots: Vec<Option<Socket>>,
     open: usize,
     tls: Shared,
+    /// For measuring.
+    clock: Option<Clock>,
 }
 
 impl Sockets {
+    /// With a clock, by which writes are measured.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Sockets {
+        Sockets {
+            clock: Some(clock),
+            ..self
+        }
+    }
+
     /// How many are open.
     pub fn len(&self) -> usize {
         self.open
@@ -413,6 +426,10 @@ impl Transport for Sockets {
             },
             Stream::Tls(stream) => stream.push(slices, &mut self.tls),
         }
+    }
+
+    fn moment(&self) -> Option<Instant> {
+        Some(self.clock?.mono())
     }
 }
 

@@ -170,6 +170,11 @@ impl Feed {
         self.next as usize
     }
 
+    /// Whether a pass has begun and not ended.
+    pub fn is_in_pass(&self) -> bool {
+        self.pass_began_at.is_some()
+    }
+
     /// Notes how far the pass has come.
     pub fn pause_pass(&mut self, next: usize) {
         self.next = next as u32;

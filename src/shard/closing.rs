@@ -200,6 +200,7 @@ impl Shard {
         let Some(mut connection) = self.connections.remove(index) else {
             return;
         };
+        self.metrics.lag.laggards -= u64::from(connection.blocked);
         self.memory.note_input(input_bytes(&connection), 0);
         self.memory.note_standing(standing_bytes(&connection), 0);
         if let Some(queue) = connection.queue.take() {
@@ -227,6 +228,10 @@ impl Shard {
         if connection.phase != Phase::Native {
             return;
         }
+        self.note_lag(index);
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
         let queued = connection.queue.as_ref().map_or(0, |q| q.data_bytes()) as u64;
         // What was for this connection alone cannot be skipped: nobody could say what it missed.
         let must_go = match lag {

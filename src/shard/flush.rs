@@ -43,6 +43,23 @@ pub trait Transport {
     fn send(&mut self, connection: u32, bytes: &[u8]) -> Sent;
     /// Offers several slices, in order.
     fn send_vectored(&mut self, connection: u32, slices: &[IoSlice<'_>]) -> Sent;
+    /// The moment, for measuring only: nothing is decided by it. None where there is no clock; then
+    /// the turn's beginning stands for it.
+    fn moment(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// How old a moment may be that stands for a first write, in writes: reading the clock for each of a
+/// thousand rooms with one member would be some percent of their turn.
+const MOMENT_WRITES: u64 = 8;
+
+/// A moment within a flush.
+#[derive(Copy, Clone, Default, Debug)]
+pub(super) struct Moment {
+    at: Instant,
+    /// How many writes there had been then; none where it is none of this flush's.
+    writes: Option<u64>,
 }
 
 /// What came up in a pass and is settled when the feed is back in its place.
@@ -101,6 +118,11 @@ impl<'a> Stretch<'a> {
             bytes: log.contiguous_from(from),
         }
     }
+
+    /// Frames that end in it.
+    fn frames(&self) -> u64 {
+        self.tally.total()
+    }
 }
 
 impl Shard {
@@ -108,6 +130,7 @@ impl Shard {
     /// otherwise it wants to be called again, after the sockets have been looked at.
     pub fn poll_flush(&mut self, now: Now, transport: &mut impl Transport, budget: usize) -> bool {
         self.set_now(now);
+        self.moment.writes = None;
         // Neither list starves the other: while both wait, each gets half of the turn.
         let mut left = if self.queued_feeds.is_empty() {
             budget
@@ -170,6 +193,13 @@ impl Shard {
         };
         let mut findings = std::mem::take(&mut self.findings);
         let waiting_since = feed.waiting_since();
+        if let Some(since) = waiting_since
+            && !feed.is_in_pass()
+        {
+            let at = self.moment(transport);
+            let first = &mut self.metrics.turns.publish_to_first_write;
+            first.record(at - since);
+        }
         let done = self.visit_members((id, &mut feed), transport, budget, &mut findings);
         self.put_feed(id, feed);
         for finding in findings.drain(..) {
@@ -183,6 +213,19 @@ impl Shard {
             });
         }
         done
+    }
+
+    /// About now.
+    fn moment(&mut self, transport: &impl Transport) -> Instant {
+        let writes = self.metrics.flush.writes;
+        let is_fresh = |then: u64| writes - then < MOMENT_WRITES;
+        if !self.moment.writes.is_some_and(is_fresh) {
+            self.moment = Moment {
+                at: transport.moment().unwrap_or(self.now.mono),
+                writes: Some(writes),
+            };
+        }
+        self.moment.at
     }
 
     /// Ends the passes that have visited everyone: no member that is not held by a pin needs what
@@ -264,6 +307,8 @@ impl Shard {
         let mut stretch = Stretch::new(log, head);
         let mut delivered = Tally::default();
         let (mut writes, mut bytes) = (0u64, 0u64);
+        // How many writes there were before those that took the whole stretch.
+        let mut writes_before = 0;
         let mut left = *budget;
         let unvisited = members.get_mut(first..).unwrap_or_default();
         let mut visited = 0;
@@ -289,8 +334,14 @@ impl Shard {
                 });
                 continue;
             }
-            writes += 1;
             if stretch.from != member.cursor {
+                let flush = &mut self.metrics.flush;
+                flush.note_sizes(
+                    head - stretch.from,
+                    stretch.frames(),
+                    writes - writes_before,
+                );
+                writes_before = writes;
                 stretch = Stretch::new(log, member.cursor);
             }
             let (sent, offered) = match stretch.bytes {
@@ -299,16 +350,22 @@ impl Shard {
             };
             match sent {
                 Sent::Took(count) if member.cursor + (count as u64) >= head => {
+                    writes += 1;
                     bytes += count as u64;
                     member.cursor = head;
                     delivered.messages += stretch.tally.messages;
                     delivered.signals += stretch.tally.signals;
                 }
                 Sent::Took(count) => {
+                    writes += 1;
+                    writes_before += 1;
                     bytes += count as u64;
                     let part = take_part(log, member, count as u64);
                     delivered.messages += part.messages;
                     delivered.signals += part.signals;
+                    let flush = &mut self.metrics.flush;
+                    flush.note_sizes(count as u64, part.total(), 1);
+                    flush.partial += u64::from(count < offered);
                     findings.push(if count < offered {
                         Finding::Blocked(member.connection)
                     } else {
@@ -316,14 +373,20 @@ impl Shard {
                         Finding::Careful(member.connection)
                     });
                 }
-                Sent::Full => findings.push(Finding::Blocked(member.connection)),
+                Sent::Full => {
+                    self.metrics.flush.would_block += 1;
+                    findings.push(Finding::Blocked(member.connection));
+                }
                 Sent::Gone => findings.push(Finding::Gone(member.connection)),
             }
         }
         let done = visited == unvisited.len();
+        let frames = stretch.frames();
+        let flush = &mut self.metrics.flush;
+        flush.note_sizes(head - stretch.from, frames, writes - writes_before);
+        flush.writes += writes;
+        flush.bytes += bytes;
         feed.pause_pass(first + visited);
-        self.metrics.flush.writes += writes;
-        self.metrics.flush.bytes += bytes;
         self.metrics.traffic.bytes_out += bytes;
         *budget = left;
         self.count_delivered(delivered);
@@ -338,7 +401,6 @@ impl Shard {
     fn settle(&mut self, id: FeedId, finding: Finding, transport: &mut impl Transport) {
         match finding {
             Finding::Blocked(index) => {
-                self.metrics.flush.would_block += 1;
                 self.note_under_way(id, index);
                 self.block(index);
                 self.revisit_if_over(index);
@@ -413,17 +475,19 @@ impl Shard {
     /// Makes one write of the parts. Says whether the socket may take more.
     fn write(&mut self, index: u32, parts: &[Part], transport: &mut impl Transport) -> bool {
         let (sent, offered) = self.offer(index, parts, transport);
-        self.metrics.flush.writes += 1;
         match sent {
             Sent::Took(count) => {
-                self.metrics.flush.bytes += count as u64;
                 self.metrics.traffic.bytes_out += count as u64;
-                self.take_off(index, parts, count);
+                let frames = self.take_off(index, parts, count);
+                let flush = &mut self.metrics.flush;
+                flush.writes += 1;
+                flush.bytes += count as u64;
+                flush.note_sizes(count as u64, frames, 1);
                 if count > 0 && self.is_lagging(index) {
                     self.note_alive(index);
                 }
                 if count < offered {
-                    self.metrics.flush.would_block += 1;
+                    self.metrics.flush.partial += 1;
                     self.block(index);
                 }
                 true
@@ -521,8 +585,10 @@ impl Shard {
         (sent, offered)
     }
 
-    /// Moves the queue and the cursors forward by what was written.
-    fn take_off(&mut self, index: u32, parts: &[Part], mut count: usize) {
+    /// Moves the queue and the cursors forward by what was written. Answers how many frames ended
+    /// in it.
+    fn take_off(&mut self, index: u32, parts: &[Part], mut count: usize) -> u64 {
+        let mut frames = 0;
         let Shard {
             connections,
             locals,
@@ -532,7 +598,7 @@ impl Shard {
             ..
         } = self;
         let Some(connection) = connections.get_mut(index) else {
-            return;
+            return frames;
         };
         for part in parts {
             if count == 0 {
@@ -542,7 +608,10 @@ impl Shard {
                 Part::Queue => {
                     if let Some(queue) = connection.queue.as_mut() {
                         let mut queue = queues.lend(queue);
-                        count = queue.advance(count, |kind, n| metrics.ledger.deliver(kind, n));
+                        count = queue.advance(count, |kind, n| {
+                            frames += n;
+                            metrics.ledger.deliver(kind, n);
+                        });
                     }
                 }
                 Part::Feed {
@@ -560,12 +629,14 @@ impl Shard {
                     let tally = feed.log.tally_at(reached).since(feed.log.tally_at(from));
                     metrics.ledger.deliver(Kind::Message, tally.messages);
                     metrics.ledger.deliver(Kind::Signal, tally.signals);
+                    frames += tally.total();
                     let within = feed.log.frame_end_within(reached).is_some();
                     connection.under_way = if within { id } else { FeedId::NONE };
                     feed.advance(member, reached, spares);
                 }
             }
         }
+        frames
     }
 
     /// Nothing is left to write.

@@ -11,6 +11,7 @@ use crate::bus::{
 };
 use crate::frame::Note;
 use crate::gate::Excess;
+use crate::metrics::Origin;
 use crate::protocol::json::encode;
 use crate::protocol::{Code, Epoch, Event, Offset, Recover, Sender};
 use crate::room::HomeRoom;
@@ -47,6 +48,14 @@ impl Publisher<'_> {
                 user_id: &peer.user,
             }),
             Publisher::Backend(..) => None,
+        }
+    }
+
+    /// As the metrics call it.
+    fn origin(&self) -> Origin {
+        match self {
+            Publisher::Peer(..) => Origin::Connection,
+            Publisher::Backend(..) => Origin::Backend,
         }
     }
 
@@ -373,8 +382,12 @@ impl Shard {
         memory.note_home(before, room.held());
         let is_new = matches!(published, Published::Accepted { .. });
         let offset = match published {
-            Published::Repeat { offset } => offset,
+            Published::Repeat { offset } => {
+                self.metrics.traffic.repeated += 1;
+                offset
+            }
             Published::Accepted { offset } => {
+                self.metrics.traffic.published.count(publisher.origin());
                 let except = publisher.connection().filter(|_| !echo);
                 let frame = std::mem::take(&mut self.scratch);
                 self.fan_out(home, &key, &frame, offset, except);

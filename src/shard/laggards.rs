@@ -12,7 +12,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        connection.blocked = true;
+        if !std::mem::replace(&mut connection.blocked, true) {
+            self.metrics.lag.laggards += 1;
+        }
         let places = connection.subscriptions.iter().flat_map(|s| s.feeds());
         let elsewhere = places.count() > 1 || connection.queue.is_some();
         for (id, place) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
@@ -30,18 +32,31 @@ impl Shard {
 
     /// The socket takes bytes again.
     pub(super) fn unblock(&mut self, index: u32) {
+        if !self.connections.get(index).is_some_and(|c| c.blocked) {
+            return;
+        }
+        self.note_lag(index);
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        if !std::mem::take(&mut connection.blocked) {
-            return;
-        }
+        connection.blocked = false;
+        self.metrics.lag.laggards -= 1;
         for (id, member) in connection.subscriptions.iter().flat_map(|s| s.feeds()) {
             if let Some(feed) = Self::feed_in(&mut self.locals, id)
                 && let Some(member) = feed.members.get_mut(member as usize)
             {
                 member.blocked = false;
             }
+        }
+    }
+
+    /// Counts how far behind a laggard is, at the end of one stretch of that.
+    pub(super) fn note_lag(&mut self, index: u32) {
+        // Where it has only answers to take, it is behind in nothing.
+        if let Some(since) = self.oldest_pending(index) {
+            let bytes = self.lag_bytes(index);
+            self.metrics.lag.bytes.record(bytes);
+            self.metrics.lag.age.record(self.now.mono - since);
         }
     }
 

@@ -68,7 +68,7 @@ use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
 use crate::session::SpareQueues;
 use crate::shard::bans::Bans;
 use crate::shard::connection::{Connection, FeedId, Timer};
-use crate::shard::flush::{Finding, Shared, Visited};
+use crate::shard::flush::{Finding, Moment, Shared, Visited};
 use crate::shard::memory::Memory;
 use crate::shard::relief::Relief;
 use crate::shard::ruling::Ruling;
@@ -123,6 +123,8 @@ pub struct Footprint {
     pub users: usize,
     /// Timers.
     pub timers: usize,
+    /// Connections whose socket is full.
+    pub laggards: usize,
     /// Bytes in logs and their members.
     pub log_bytes: usize,
     /// Frames in logs: none where everyone has caught up.
@@ -199,6 +201,7 @@ pub struct Shard {
     feeds_noted: Vec<u8>,
     visited: Vec<Visited>,
     flushed_since: Vec<Instant>,
+    moment: Moment,
     draining: bool,
     reading_suspended: bool,
     memory: Memory,
@@ -250,6 +253,7 @@ impl Shard {
             feeds_noted: Vec::new(),
             visited: Vec::new(),
             flushed_since: Vec::new(),
+            moment: Moment::default(),
             draining: false,
             reading_suspended: false,
             memory: Memory::default(),
@@ -346,6 +350,11 @@ impl Shard {
     /// Takes note that a turn is over, and how long it took.
     pub fn handle_turn_end(&mut self, began: Instant, ended: Instant) {
         self.metrics.turns.took.record(ended - began);
+        self.handle_flush_end(ended);
+    }
+
+    /// Takes note of when a flush ended, for those rooms whose members have all been visited.
+    pub fn handle_flush_end(&mut self, ended: Instant) {
         for since in self.flushed_since.drain(..) {
             self.metrics
                 .turns
@@ -373,6 +382,7 @@ impl Shard {
             homes: self.homes.len(),
             users: self.users.len(),
             timers: self.wheel.len(),
+            laggards: self.connections.iter().filter(|(_, c)| c.blocked).count(),
             log_bytes: self.locals.iter().map(|(_, _, local)| logs(local)).sum(),
             log_frames: self.locals.iter().map(|(_, _, local)| frames(local)).sum(),
             history_bytes: self

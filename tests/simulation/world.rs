@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tidewheel::address::CoreId;
 use tidewheel::bus::Batch;
+use tidewheel::metrics::Metrics;
 use tidewheel::shard::{Action, Load, Outside, Overflow, Phase, Pressure, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
 
@@ -490,6 +491,14 @@ impl World {
         if !is_same || shard.memory_bytes() as u64 != counted.total() {
             return Err(format!(
                 "core {core}'s memory after {after}: {counted:?} in the books, {found:?} found"
+            ));
+        }
+        let blocked = shard.footprint().laggards as u64;
+        let Metrics { flush, lag, .. } = shard.metrics();
+        let sizes = (flush.write_bytes.count(), flush.write_bytes.sum());
+        if lag.laggards != blocked || sizes != (flush.writes, flush.bytes) {
+            return Err(format!(
+                "core {core} after {after}: {blocked} sockets are full, {lag:?}; {flush:?}"
             ));
         }
         let pending = shard.pending_frames();

@@ -38,6 +38,7 @@ fn busy() -> Metrics {
 fn reports(cores: [Option<Metrics>; 2]) -> Vec<CoreReport> {
     let report = |m: Option<Metrics>| CoreReport {
         is_up: m.is_some(),
+        bus_bytes: 64,
         metrics: m.map(Box::new),
     };
     cores.map(report).into()
@@ -109,7 +110,7 @@ fn the_buckets_of_a_histogram_grow_up_to_its_count() {
         assert!(before <= value, "{line}");
     }
     assert_eq!(last["tidewheel_turn_seconds_bucket{core=\"0\","], 3);
-    assert_eq!(last.len(), 3);
+    assert_eq!(last.len(), 8);
 }
 
 #[test]
@@ -126,5 +127,7 @@ fn a_core_that_never_answered_is_told_as_down_and_nothing_else() {
     assert_eq!(series["tidewheel_core_up{core=\"0\"}"], 1.0);
     assert_eq!(series["tidewheel_core_up{core=\"1\"}"], 0.0);
     assert_eq!(series["tidewheel_connections_accepted_total"], 2.0);
-    assert_eq!(text.matches("core=\"1\"").count(), 1);
+    // What waits for it is known without its answer.
+    assert_eq!(series["tidewheel_bus_waiting_bytes{core=\"1\"}"], 64.0);
+    assert_eq!(text.matches("core=\"1\"").count(), 2);
 }
