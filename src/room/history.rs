@@ -31,24 +31,69 @@ impl History {
         limits: &HistoryLimits,
         spares: &mut SpareFrames,
     ) {
+        // The oldest goes first, and the newest takes its memory.
+        if self.make_room(wire.len(), limits, spares) {
+            let frame = spares.frame(wire);
+            self.append(frame, at);
+        }
+    }
+
+    /// The same for a message that has its memory already.
+    pub fn push_frame(
+        &mut self,
+        frame: Frame,
+        at: Instant,
+        limits: &HistoryLimits,
+        spares: &mut SpareFrames,
+    ) {
+        if self.make_room(frame.len(), limits, spares) {
+            self.append(frame, at);
+        }
+    }
+
+    /// Counts one message more, of so many bytes, and lets go of what would be over the bounds. Says
+    /// whether the message is kept.
+    #[inline]
+    fn make_room(
+        &mut self,
+        bytes: usize,
+        limits: &HistoryLimits,
+        spares: &mut SpareFrames,
+    ) -> bool {
         self.newest += 1;
-        if limits.messages_max == 0 || wire.len() > limits.bytes_max {
+        if limits.messages_max == 0 || bytes > limits.bytes_max {
             // What does not fit itself leaves nothing before it that could be replayed without gap.
             self.kept = VecDeque::new();
             (self.bytes, self.held) = (0, 0);
-            return;
+            return false;
         }
-        self.bytes += wire.len();
-        // The oldest goes first, and the newest takes its memory.
+        self.bytes += bytes;
         while self.kept.len() >= limits.messages_max || self.bytes > limits.bytes_max {
             match self.pop_oldest() {
                 Some(oldest) => spares.give(oldest),
                 None => break,
             }
         }
-        let frame = spares.frame(wire);
+        true
+    }
+
+    #[inline]
+    fn append(&mut self, frame: Frame, at: Instant) {
         self.held += frame.heap_bytes();
         self.kept.push_back(Kept { frame, at });
+    }
+
+    /// A history whose newest message has this offset, and which keeps none.
+    pub fn after_offset(offset: u64) -> History {
+        History {
+            newest: offset,
+            ..History::default()
+        }
+    }
+
+    /// The newest message, where it is kept.
+    pub fn newest_frame(&self) -> Option<&Frame> {
+        self.kept.back().map(|kept| &kept.frame)
     }
 
     /// Lets go of what is older than the bound; says when the next message will be.

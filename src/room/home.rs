@@ -405,8 +405,33 @@ impl HomeRoom {
         limits: &RoomLimits,
         (hasher, spares, scratch): (&ahash::RandomState, &mut SpareFrames, &mut Vec<u8>),
     ) -> Published {
+        match self.accept(room, sender, (payload, message_id), now, limits, 0, (hasher, scratch)) {
+            Published::Accepted { offset } => {
+                self.history
+                    .push(scratch, now.mono, &limits.history, spares);
+                self.note_life(now.mono);
+                Published::Accepted { offset }
+            }
+            repeat => repeat,
+        }
+    }
+
+    /// The first half of [`HomeRoom::publish`]: gives a message the offset after the newest and
+    /// `ahead` others, and serialises it. It is not in the history before [`HomeRoom::keep`].
+    #[allow(clippy::too_many_arguments, reason = "those of `publish`, and one")]
+    #[inline]
+    pub fn accept(
+        &mut self,
+        room: &str,
+        sender: Option<Sender<'_>>,
+        (payload, message_id): (&[u8], Option<&str>),
+        now: Now,
+        limits: &RoomLimits,
+        ahead: u64,
+        (hasher, scratch): (&ahash::RandomState, &mut Vec<u8>),
+    ) -> Published {
         let user = sender.map(|s| s.user_id);
-        let offset = self.history.newest() + 1;
+        let offset = self.history.newest() + ahead + 1;
         if let Some(id) = message_id.filter(|_| limits.idempotency_keys_max > 0) {
             let fresh = || Box::new(Accepted::new(hasher.clone()));
             let accepted = self.accepted.get_or_insert_with(fresh);
@@ -426,12 +451,54 @@ impl HomeRoom {
         };
         scratch.clear();
         encode(&event, None, scratch);
-        self.history
-            .push(scratch, now.mono, &limits.history, spares);
-        if self.users.is_empty() {
-            self.idle_since = Some(now.mono);
-        }
         Published::Accepted { offset }
+    }
+
+    /// The second half: the message after the newest is one of the room's from now on.
+    pub fn keep(
+        &mut self,
+        frame: Frame,
+        at: Instant,
+        limits: &RoomLimits,
+        spares: &mut SpareFrames,
+    ) {
+        self.history
+            .push_frame(frame, at, &limits.history, spares);
+    }
+
+    /// Messages that were accepted and are not kept have come to nothing: whoever tries again under
+    /// the same id is no repeat.
+    pub fn roll_back(&mut self) {
+        let newest = self.history.newest();
+        if let Some(accepted) = self.accepted.as_mut() {
+            accepted.forget_after(newest);
+            if accepted.is_empty() {
+                self.accepted = None;
+            }
+        }
+    }
+
+    /// Something happened in the room: where nobody is there, its time begins anew.
+    pub fn note_life(&mut self, now: Instant) {
+        if self.users.is_empty() {
+            self.idle_since = Some(now);
+        }
+    }
+
+    /// The offset before the oldest message that is kept.
+    pub fn complete_since(&self) -> u64 {
+        self.history.complete_since()
+    }
+
+    /// The newest message, where it is kept.
+    pub fn newest_frame(&self) -> Option<&Frame> {
+        self.history.newest_frame()
+    }
+
+    /// How far a user has read; 0: not known.
+    pub fn read_of(&self, user: &UserId) -> u64 {
+        let signals = self.signals.as_ref().and_then(|s| s.get(user));
+        signals.map_or(0, |of_user| of_user.read)
     }
 
     /// The id of a message: the given one, or one made of its position.

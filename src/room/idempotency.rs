@@ -133,6 +133,21 @@ impl Accepted {
         self.first = first.wrapping_add(1);
     }
 
+    /// Forgets the keys of publishes that came to nothing: those with an offset above `offset`, which
+    /// are the newest.
+    pub fn forget_after(&mut self, offset: u64) {
+        while self.entries.back().is_some_and(|e| e.offset > offset) {
+            let Some(newest) = self.entries.pop_back() else {
+                return;
+            };
+            let hash = self.hash(newest.user.as_ref(), newest.id.as_bytes());
+            let number = self.first.wrapping_add(self.entries.len() as u32);
+            if let Ok(entry) = self.index.find_entry(hash, |known| *known == number) {
+                entry.remove();
+            }
+        }
+    }
+
     /// Forgets the older half, or `count_max` of it. Answers how many went.
     pub fn forget_half(&mut self, count_max: usize) -> usize {
         let count = self.entries.len().div_ceil(2).min(count_max);
@@ -209,6 +224,24 @@ mod tests {
         assert_eq!(accepted.expire(at(200), window), None);
         assert!(accepted.is_empty());
         assert_eq!(accepted.insert(None, "a", 9, at(200), 2), None);
+    }
+
+    #[test]
+    fn keys_of_publishes_that_came_to_nothing_are_free_again() {
+        let mut accepted = table();
+        let ids = ["a", "b", "c", "d"];
+        for (i, id) in ids.into_iter().enumerate() {
+            assert_eq!(accepted.insert(None, id, i as u64 + 1, at(0), 3), None);
+        }
+        accepted.forget_after(2);
+        assert_eq!(accepted.len(), 1, "the first went when there were four");
+        assert_eq!(accepted.insert(None, "b", 9, at(1), 3), Some(2));
+        assert_eq!(accepted.insert(None, "d", 3, at(1), 3), None);
+        assert_eq!(accepted.insert(None, "c", 4, at(1), 3), None);
+        assert_eq!(accepted.insert(None, "d", 9, at(1), 3), Some(3));
+        accepted.forget_after(0);
+        assert!(accepted.is_empty());
+        assert_eq!(accepted.insert(None, "c", 1, at(1), 3), None);
     }
 
     #[test]
