@@ -267,6 +267,34 @@ label! {
 }
 
 label! {
+    /// What the operator's backend asked of a core.
+    AskType {
+        /// To publish messages.
+        Publish = "publish",
+        /// For messages of the past.
+        History = "history",
+        /// Who is in a room.
+        Members = "members",
+        /// What is known of a room.
+        Room = "room",
+        /// Which rooms there are.
+        Rooms = "rooms",
+        /// To tell everyone something.
+        Broadcast = "broadcast",
+        /// To tell one user something.
+        Direct = "direct",
+        /// To put a user into a room.
+        Join = "join",
+        /// To take a user out of a room.
+        Leave = "leave",
+        /// For the largest rooms, the slowest connections, the last evictions.
+        Look = "look",
+        /// For the metrics.
+        Metrics = "metrics",
+    }
+}
+
+label! {
     /// Which bound a slow consumer passed.
     Eviction {
         /// `--max-lag-bytes`.

@@ -22,8 +22,8 @@ pub mod text;
 pub use digest::Digest;
 pub use exposition::{Exposition, Source, Sources};
 pub use labels::{
-    AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label, Limited,
-    MemoryKind, Origin, Phase, Reject, State, TlsFault, TlsVersion,
+    AskType, AuthRefusal, AuthWay, CodeCounts, CommandType, Counts, Dialect, Eviction, Kind, Label,
+    Limited, MemoryKind, Origin, Phase, Reject, State, TlsFault, TlsVersion,
 };
 pub use latency::Latency;
 pub use ledger::Ledger;
@@ -39,6 +39,8 @@ pub struct Metrics {
     pub limits: Limits,
     /// What came in and what was answered.
     pub traffic: Traffic,
+    /// What the operator's backend asked.
+    pub api: Api,
     /// What was to go out, and how that ended.
     pub ledger: Ledger,
     /// Rooms and what they keep.
@@ -67,6 +69,7 @@ impl Metrics {
             connections,
             limits,
             traffic,
+            api,
             ledger,
             rooms,
             turns,
@@ -80,6 +83,7 @@ impl Metrics {
         self.connections.merge(connections);
         self.limits.merge(limits);
         self.traffic.merge(traffic);
+        self.api.merge(api);
         self.ledger.merge(ledger);
         self.rooms.merge(rooms);
         self.turns.merge(turns);
@@ -220,6 +224,30 @@ impl Traffic {
         self.repeated += repeated;
         self.errors.merge(errors);
         self.skipped_offsets += skipped_offsets;
+    }
+}
+
+/// What the operator's backend asked of cores, and what was refused it.
+#[derive(Clone, Default, Debug)]
+pub struct Api {
+    /// Questions that a core took in; what concerns all cores counts on each.
+    pub asks: Counts<AskType>,
+    /// Messages published, repeats of the same included.
+    pub messages: u64,
+    /// Questions and messages that were refused, by code.
+    pub refused: CodeCounts,
+}
+
+impl Api {
+    fn merge(&mut self, other: &Api) {
+        let Api {
+            asks,
+            messages,
+            refused,
+        } = other;
+        self.asks.merge(asks);
+        self.messages += messages;
+        self.refused.merge(refused);
     }
 }
 

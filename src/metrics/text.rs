@@ -7,7 +7,7 @@
 use std::fmt::Display;
 
 use crate::metrics::exposition::{Exposition, Type, code_text};
-use crate::metrics::{Bus, Dialect, Kind, Label, Lag, Ledger, Memory, Metrics};
+use crate::metrics::{Api, Bus, Dialect, Kind, Label, Lag, Ledger, Memory, Metrics};
 
 /// A core as the text shows it; its number is its place in the list.
 #[derive(Clone, Default, Debug)]
@@ -30,6 +30,7 @@ pub fn write(out: &mut Exposition, cores: &[CoreReport]) {
     write_connections(out, &all);
     write_limits(out, &all);
     write_traffic(out, &all);
+    write_api(out, &all.api);
     write_ledger(out, &all.ledger);
     write_rooms(out, &all);
     write_memory(out, &all.memory);
@@ -227,6 +228,15 @@ fn write_traffic(out: &mut Exposition, all: &Metrics) {
         help,
     );
     out.latency(&[], &all.turns.publish_to_last_write);
+}
+
+fn write_api(out: &mut Exposition, api: &Api) {
+    let help = "Questions of the admin API to cores; what concerns all cores counts on each.";
+    out.counts("tidewheel_api_asks_total", help, "ask", &api.asks);
+    let help = "Messages published by the admin API, repeats of the same included.";
+    out.counter("tidewheel_api_messages_total", help, api.messages);
+    let help = "Questions and messages of the admin API that a core refused, by code.";
+    out.codes("tidewheel_api_refused_total", help, &api.refused);
 }
 
 fn write_ledger(out: &mut Exposition, ledger: &Ledger) {

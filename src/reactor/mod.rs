@@ -38,7 +38,7 @@ use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 use crate::address::{ConnectionRef, CoreId, PeerAddress};
 use crate::bus::{
-    Answer, Batch, Mailbox, Notice, Order, OrderReply, Outlet, Query, Records, Stored, Wake,
+    Answer, ApiAsk, Batch, Mailbox, Notice, Order, OrderReply, Outlet, Query, Records, Stored, Wake,
 };
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Phase, Reject, SnapshotReply};
@@ -258,7 +258,8 @@ impl Reactor {
             // The end of the last turn.
             let began = self.lapped_at;
             if self.is_over(began) {
-                return Ok(self.metrics().clone());
+                self.count_what_is_outside();
+                return Ok(self.shard.metrics().clone());
             }
             let wait = if pending {
                 Some(Duration::ZERO)
@@ -272,15 +273,16 @@ impl Reactor {
         }
     }
 
-    /// The counters, with those of the sockets.
-    fn metrics(&mut self) -> &Metrics {
-        let connections = &mut self.shard.metrics_mut().connections;
-        connections.max = self.tuning.connections_max as u64;
+    /// Puts what the shard does not see into its counters: the sockets' own, what the core may hold,
+    /// and, on the first core, what the node may.
+    fn count_what_is_outside(&mut self) {
+        let metrics = self.shard.metrics_mut();
+        metrics.tls.clone_from(self.sockets.tls());
+        metrics.connections.max = self.tuning.connections_max as u64;
         if self.core.index() == 0 {
-            connections.everywhere_max = self.tuning.connections_everywhere_max as u64;
+            metrics.connections.everywhere_max = self.tuning.connections_everywhere_max as u64;
+            self.memory.write(&mut metrics.memory);
         }
-        self.shard.metrics_mut().tls.clone_from(self.sockets.tls());
-        self.shard.metrics()
     }
 
     fn poll(&mut self, events: &mut Events, wait: Option<Duration>) -> io::Result<()> {
@@ -546,10 +548,8 @@ impl Reactor {
                 None => return false,
                 Some(Mail::Batch(batch)) => self.shard.handle_bus(now, batch),
                 Some(Mail::Snapshot(reply)) => {
-                    if self.core.index() == 0 {
-                        self.memory.write(&mut self.shard.metrics_mut().memory);
-                    }
-                    reply.answer(self.metrics());
+                    self.count_what_is_outside();
+                    reply.answer(self.shard.metrics());
                 }
                 Some(Mail::Memory { collect }) => {
                     if collect {
@@ -563,7 +563,12 @@ impl Reactor {
                 Some(Mail::Order(order, reply)) => {
                     reply.answer(self.shard.handle_order(now, order));
                 }
-                Some(Mail::Query(query)) => self.shard.handle_query(now, query),
+                Some(Mail::Query(query)) => {
+                    if matches!(query.ask, ApiAsk::Metrics) {
+                        self.count_what_is_outside();
+                    }
+                    self.shard.handle_query(now, query);
+                }
                 Some(Mail::Stored(stored)) => self.shard.handle_stored(now, &stored),
                 Some(Mail::Tls(config)) => self.tls = Some(config),
                 Some(Mail::Drain(window)) => self.drain(now, window),

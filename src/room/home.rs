@@ -405,7 +405,15 @@ impl HomeRoom {
         limits: &RoomLimits,
         (hasher, spares, scratch): (&ahash::RandomState, &mut SpareFrames, &mut Vec<u8>),
     ) -> Published {
-        match self.accept(room, sender, (payload, message_id), now, limits, 0, (hasher, scratch)) {
+        match self.accept(
+            room,
+            sender,
+            (payload, message_id),
+            now,
+            limits,
+            0,
+            (hasher, scratch),
+        ) {
             Published::Accepted { offset } => {
                 self.history
                     .push(scratch, now.mono, &limits.history, spares);
@@ -462,8 +470,7 @@ impl HomeRoom {
         limits: &RoomLimits,
         spares: &mut SpareFrames,
     ) {
-        self.history
-            .push_frame(frame, at, &limits.history, spares);
+        self.history.push_frame(frame, at, &limits.history, spares);
     }
 
     /// Messages that were accepted and are not kept have come to nothing: whoever tries again under

@@ -87,6 +87,23 @@ impl<T> RoomTable<T> {
         Some((at, at))
     }
 
+    /// The rooms at `from` and behind it, as far as `places` places go, and where to look next; none
+    /// at the end of the table.
+    pub fn stretch(
+        &self,
+        from: u32,
+        places: u32,
+    ) -> (impl Iterator<Item = (u32, &RoomKey, &T)>, Option<u32>) {
+        let end = self.rooms.capacity() as u32;
+        let next = from.saturating_add(places);
+        let at = move |place: u32| {
+            let (key, room) = self.rooms.get(place as usize)?;
+            Some((place, key, room))
+        };
+        let found = (from.min(end)..next.min(end)).filter_map(at);
+        (found, (next < end).then_some(next))
+    }
+
     /// All rooms with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &RoomKey, &T)> {
         self.rooms

@@ -1,9 +1,27 @@
 //! What the operator's backend asks, and what it is told.
+//!
+//! ```text
+//!   handle_query ─┬─ posts      at rooms' homes: messages to publish
+//!                 └─ views      at rooms' homes: history, members, rooms; metrics
+//!   poll_answers ◄── one answer for each query: in the same turn, but for posts that wait for the disk
+//! ```
+//!
+//! The backend is trusted: what rooms' rules say of publishers and members does not bind it. What
+//! bounds the node does: sizes, numbers of rooms, memory. Each query is a bounded amount of work, so
+//! that whoever asks for much asks again, and connections have their turns between.
 
-use crate::bus::{Answer, ApiAnswer, ApiAsk, Notice, Position, Query, Refused, Ticket};
+mod posts;
+mod views;
+
+pub(super) use posts::Posts;
+pub use posts::{POSTS_MAX, POSTS_WAITING_MAX};
+pub use views::{HISTORY_LISTED_MAX, PLACES_MAX, ROOMS_LISTED_MAX};
+
+use crate::address::RoomKey;
+use crate::bus::{Answer, ApiAnswer, ApiAsk, Notice, Query, Refused, Ticket};
+use crate::metrics::AskType;
 use crate::protocol::Code;
 use crate::shard::Shard;
-use crate::shard::homes::{Publication, Publisher};
 use crate::time::Now;
 
 impl Shard {
@@ -11,25 +29,31 @@ impl Shard {
     pub fn handle_query(&mut self, now: Now, query: Query) {
         self.set_now(now);
         let Query { ticket, ask } = query;
-        if let ApiAsk::Publish(posts) = ask {
-            for (place, post) in posts.iter().enumerate() {
-                let publication = Publication {
-                    payload: &post.payload,
-                    message_id: post.message_id.as_deref(),
-                    echo: true,
-                };
-                let publisher = Publisher::Backend(ticket, place as u32);
-                let (hash, name) = (post.room.hash(), post.room.name());
-                self.home_publish(hash, name, publisher, publication);
+        self.metrics.api.asks.count(ask_type(&ask));
+        let answer = match ask {
+            ApiAsk::Publish(posts) => match self.take_posts(ticket, &posts) {
+                Ok(()) => return,
+                Err(refused) => Err(refused),
+            },
+            ApiAsk::History { room, since, limit } => self.tell_past(&room, since, limit),
+            ApiAsk::Members(room) => self.tell_members(&room),
+            ApiAsk::Room(room) => self.tell_room(&room),
+            ApiAsk::Rooms { from, limit } => Ok(self.tell_rooms(from, limit)),
+            ApiAsk::Metrics => Ok(ApiAnswer::Metrics(Box::new(self.metrics().clone()))),
+            ApiAsk::Broadcast(_)
+            | ApiAsk::Direct { .. }
+            | ApiAsk::Join { .. }
+            | ApiAsk::Leave { .. }
+            | ApiAsk::Look { .. } => {
+                let message = "this node does not answer such questions yet";
+                Err(refused(Code::UnknownError, message))
             }
-            return;
-        }
-        let message = Box::from("this node does not answer such questions yet");
-        let refused = Refused {
-            code: Code::UnknownError,
-            message,
         };
-        self.answer_query(ticket, ApiAnswer::Refused(refused));
+        let answer = answer.unwrap_or_else(|refused| {
+            self.metrics.api.refused.count(refused.code as u16);
+            ApiAnswer::Refused(refused)
+        });
+        self.answer_query(ticket, answer);
     }
 
     /// What is to be sent to the control plane: answers to its questions.
@@ -42,17 +66,57 @@ impl Shard {
         (!self.notices.is_empty()).then(|| std::mem::take(&mut self.notices))
     }
 
-    pub(super) fn answer_query(&mut self, ticket: Ticket, answer: ApiAnswer) {
+    fn answer_query(&mut self, ticket: Ticket, answer: ApiAnswer) {
         self.answers.push(Answer { ticket, answer });
     }
 
-    /// What became of one of the messages that a query wants published.
-    pub(super) fn answer_post(
-        &mut self,
-        ticket: Ticket,
-        _place: u32,
-        outcome: Result<Position, Refused>,
-    ) {
-        self.answer_query(ticket, ApiAnswer::Published(vec![outcome]));
+    /// Whether a room's home is here.
+    ///
+    /// # Errors
+    /// Where it is elsewhere: only its home knows it.
+    fn expect_home(&self, room: &RoomKey) -> Result<(), Refused> {
+        let home = self.home_of(room.hash());
+        if home == self.config.core {
+            return Ok(());
+        }
+        let message = format!("this is at home on core {}; ask there", home.0);
+        Err(refused(Code::UnknownError, message))
+    }
+
+    /// Whether application data is no longer than a message may be.
+    ///
+    /// # Errors
+    /// Where it is longer.
+    fn expect_size(&self, bytes: usize) -> Result<(), Refused> {
+        let max = self.config.message_bytes_max;
+        if bytes <= max {
+            return Ok(());
+        }
+        let message = format!(
+            "a payload of {bytes} bytes is too long; --max-message-bytes allows {max}: send less, \
+             or send where it is to be found"
+        );
+        Err(refused(Code::MessageTooLarge, message))
+    }
+}
+
+fn refused(code: Code, message: impl Into<Box<str>>) -> Refused {
+    let message = message.into();
+    Refused { code, message }
+}
+
+fn ask_type(ask: &ApiAsk) -> AskType {
+    match ask {
+        ApiAsk::Publish(_) => AskType::Publish,
+        ApiAsk::History { .. } => AskType::History,
+        ApiAsk::Members(_) => AskType::Members,
+        ApiAsk::Room(_) => AskType::Room,
+        ApiAsk::Rooms { .. } => AskType::Rooms,
+        ApiAsk::Broadcast(_) => AskType::Broadcast,
+        ApiAsk::Direct { .. } => AskType::Direct,
+        ApiAsk::Join { .. } => AskType::Join,
+        ApiAsk::Leave { .. } => AskType::Leave,
+        ApiAsk::Look { .. } => AskType::Look,
+        ApiAsk::Metrics => AskType::Metrics,
     }
 }

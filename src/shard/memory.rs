@@ -162,7 +162,10 @@ impl Shard {
             (MemoryKind::Keys, homes.keys),
             (MemoryKind::Queues, self.queues.held_bytes()),
             (MemoryKind::Input, *input),
-            (MemoryKind::Bus, outside.bus + self.outgoing_bytes()),
+            (
+                MemoryKind::Bus,
+                outside.bus + self.outgoing_bytes() + self.posts.heap_bytes(),
+            ),
             (MemoryKind::Tls, outside.tls),
             (
                 MemoryKind::Spare,
@@ -217,6 +220,10 @@ impl Shard {
             queues.map(|q| q.recounted_bytes()).sum(),
         );
         set(MemoryKind::Input, connections().map(input_bytes).sum());
+        set(
+            MemoryKind::Bus,
+            self.memory.outside.bus + self.outgoing_bytes() + self.posts.recounted_bytes(),
+        );
         counts
     }
 
@@ -237,7 +244,7 @@ impl Shard {
             + self.locals.len() * LOCAL_BYTES
             + (homes.members + homes.history + homes.keys)
             + (self.spares.held_bytes() + self.queues.held_bytes() + input + spare)
-            + (outside.bus + outside.tls + self.outgoing_bytes())
+            + (outside.bus + outside.tls + self.outgoing_bytes() + self.posts.heap_bytes())
     }
 
     /// Bytes of messages to other cores that this turn has made so far.

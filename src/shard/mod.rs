@@ -44,6 +44,7 @@ mod telling;
 mod timers;
 mod users;
 
+pub use backend::{HISTORY_LISTED_MAX, PLACES_MAX, POSTS_MAX, POSTS_WAITING_MAX, ROOMS_LISTED_MAX};
 pub use bans::BANS_MAX;
 pub use config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX, Overflow, ShardConfig};
 pub use connection::Phase;
@@ -66,6 +67,7 @@ use crate::protocol::json::Parser;
 use crate::room::log::Spares;
 use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
 use crate::session::SpareQueues;
+use crate::shard::backend::Posts;
 use crate::shard::bans::Bans;
 use crate::shard::connection::{Connection, FeedId, Timer};
 use crate::shard::flush::{Finding, Moment, Shared, Visited};
@@ -185,6 +187,7 @@ pub struct Shard {
     questions: VecDeque<Question>,
     /// For the control plane.
     answers: Vec<Answer>,
+    posts: Posts,
     /// For the operator's backend, where it wants to know.
     notices: Vec<Notice>,
     /// What is to go to each core, once there is something.
@@ -233,6 +236,7 @@ impl Shard {
             users: UserMap::new(hasher.clone()),
             bans: Bans::new(hasher.clone(), BANS_MAX),
             crowded: 0,
+            posts: Posts::new(hasher.clone()),
             hasher,
             wheel: Wheel::new(now.mono),
             queued_connections: VecDeque::new(),

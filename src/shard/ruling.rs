@@ -4,6 +4,7 @@
 //! is next looked at after the rules have changed: a change visits no room. A command about a room
 //! that this core knows from nowhere is matched by itself.
 
+use crate::bus::Refused;
 use crate::gate::{Asked, Denied, Overflow, RoomLimits, RoomRule, Wish};
 use crate::shard::connection::{NONE, Timer};
 use crate::shard::{Shard, ShardConfig};
@@ -131,6 +132,27 @@ impl Shard {
         } else {
             self.ruling_by_name(room)
         }
+    }
+
+    /// The rule of a room that the backend is about to use or to make.
+    ///
+    /// # Errors
+    /// Where rooms are explicit, and no rule means this one.
+    pub(super) fn rule_for_backend(
+        &mut self,
+        (hash, room): (u64, &str),
+    ) -> Result<Option<&RoomRule>, Refused> {
+        if !self.rules_matter {
+            return Ok(None);
+        }
+        let ruling = self.ruling_of(hash, room);
+        let rule = self.config.rule(ruling);
+        if rule.is_none() && self.config.policy.rules.is_explicit {
+            let denied = Denied::NoSuchRoom;
+            let (code, message) = (denied.code(), denied.to_string().into());
+            return Err(Refused { code, message });
+        }
+        Ok(rule)
     }
 
     /// Whether a connection may have what it wants in a room, asked for the server's own purposes.

@@ -47,7 +47,7 @@ impl Refusals {
 impl Source for Refusals {
     fn write(&self, out: &mut Exposition) {
         let help = "Requests to the admin listener turned away because of who asked.";
-        out.family("tidewheel_api_refused_total", Type::Counter, help);
+        out.family("tidewheel_admin_refused_total", Type::Counter, help);
         for ((_, name), cell) in REFUSALS.iter().zip(&self.0) {
             out.sample(&[("reason", name)], cell.load(Ordering::Relaxed));
         }

@@ -26,6 +26,7 @@ fn busy() -> Metrics {
     metrics.connections.closed.count(4101);
     metrics.connections.closed.count(4999);
     metrics.traffic.commands.add(CommandType::Message, 5);
+    metrics.api.refused.count(4100);
     metrics.ledger.offer(Kind::Message, 10);
     metrics.ledger.deliver(Kind::Message, 6);
     metrics.ledger.undelivered(Kind::Message, 4101, 3);
