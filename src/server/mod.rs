@@ -35,12 +35,13 @@ use crate::address::{ConnectionRef, CoreId, Placement};
 use crate::bus::{Order, OrderReply, Outlet, Query};
 use crate::control::{self, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings};
 use crate::gate::{Policy, Verdict};
-use crate::metrics::{Kind, Metrics, SnapshotReply};
+use crate::metrics::{Kind, Metrics, SnapshotReply, Source};
 use crate::reactor::tls::{Shown, TlsSettings};
 use crate::reactor::{
     self, Clock, Links, Listener, Mail, NodeMemory, Processors, Reactor, Seat, SocketOptions,
     Tuning,
 };
+use crate::server::tls::Expiry;
 use crate::server::watch::Watch;
 use crate::shard::{Shard, ShardConfig};
 
@@ -278,8 +279,10 @@ impl Server {
             plane.secured().set(Arc::clone(&secured.config));
         }
         let plane_secured = plane.secured();
+        let expiry = Arc::new(Expiry::of(public.as_ref(), secured.as_ref()));
         let control = plane
             .with_webhook(webhook)
+            .with_source(Arc::clone(&expiry) as Arc<dyn Source>)
             .spawn(admin, Arc::clone(&cores), Arc::clone(&readiness), limits)
             .context("could not start the control plane")?;
         let measuring = measure(memory, outlets.clone())?;
@@ -288,7 +291,7 @@ impl Server {
         let drain_window = settings.drain_window;
         let shown = public.as_ref().map_or(Vec::new(), |it| it.shown.clone());
         let all = outlets.clone();
-        let certificates = Certificates::new(public, secured, all, plane_secured, clock);
+        let certificates = Certificates::new(public, secured, all, plane_secured, (clock, expiry));
         Ok(Server {
             shown,
             certificates: Arc::new(certificates),

@@ -1,5 +1,6 @@
 //! The certificates of a running server: loaded at its start, and again when they have changed.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -7,6 +8,7 @@ use rustls::ServerConfig;
 
 use crate::bus::Outlet;
 use crate::control::Secured;
+use crate::metrics::exposition::{Exposition, Source, Type};
 use crate::protocol::Timestamp;
 use crate::reactor::tls::{Loaded, Shown, TlsLoader, TlsSettings};
 use crate::reactor::{Clock, Mail};
@@ -41,6 +43,50 @@ impl Listening {
     }
 }
 
+/// Until when what the listeners show is good, in seconds since 1970: the earliest end of each
+/// listener's certificates; zero where it has none, or none that says so.
+#[derive(Default, Debug)]
+pub(super) struct Expiry {
+    public: AtomicI64,
+    admin: AtomicI64,
+}
+
+impl Expiry {
+    /// Of what is shown at the start.
+    pub fn of(public: Option<&Listening>, admin: Option<&Listening>) -> Expiry {
+        let expiry = Expiry::default();
+        if let Some(listening) = public {
+            Expiry::note(&expiry.public, &listening.shown);
+        }
+        if let Some(listening) = admin {
+            Expiry::note(&expiry.admin, &listening.shown);
+        }
+        expiry
+    }
+
+    fn note(end: &AtomicI64, shown: &[Shown]) {
+        let ends = shown.iter().filter_map(|it| it.not_after_unix_s);
+        end.store(ends.min().unwrap_or_default(), Ordering::Relaxed);
+    }
+}
+
+impl Source for Expiry {
+    fn write(&self, out: &mut Exposition) {
+        let ends = [("public", &self.public), ("admin", &self.admin)];
+        let ends = ends.map(|(listener, end)| (listener, end.load(Ordering::Relaxed)));
+        let mut ends = ends.iter().filter(|(_, end)| *end != 0).peekable();
+        if ends.peek().is_some() {
+            let help = "When the first of the certificates that a listener shows ends, in seconds \
+                        since 1970 (UTC).";
+            let name = "tidewheel_tls_certificate_expiry_timestamp_seconds";
+            out.family(name, Type::Gauge, help);
+        }
+        for (listener, end) in ends {
+            out.sample(&[("listener", listener)], end);
+        }
+    }
+}
+
 /// Loads certificates again, while connections stay as they are.
 pub struct Certificates {
     public: Option<Listening>,
@@ -48,6 +94,7 @@ pub struct Certificates {
     outlets: Vec<Outlet<Mail>>,
     secured: Secured,
     clock: Clock,
+    expiry: Arc<Expiry>,
     /// What both listeners show now.
     shown: Mutex<Vec<Shown>>,
 }
@@ -58,7 +105,7 @@ impl Certificates {
         admin: Option<Listening>,
         outlets: Vec<Outlet<Mail>>,
         secured: Secured,
-        clock: Clock,
+        (clock, expiry): (Clock, Arc<Expiry>),
     ) -> Certificates {
         let both = public.iter().chain(&admin);
         let shown = both.flat_map(|it| it.shown.clone()).collect();
@@ -68,6 +115,7 @@ impl Certificates {
             outlets,
             secured,
             clock,
+            expiry,
             shown: Mutex::new(shown),
         }
     }
@@ -82,6 +130,7 @@ impl Certificates {
         let (public, admin) = self.load().context("certificates")?;
         let mut all = Vec::new();
         if let Some(Loaded { config, shown }) = public {
+            Expiry::note(&self.expiry.public, &shown);
             all.extend(shown);
             for outlet in &self.outlets {
                 // A core that has drained accepts nothing any more.
@@ -89,6 +138,7 @@ impl Certificates {
             }
         }
         if let Some(Loaded { config, shown }) = admin {
+            Expiry::note(&self.expiry.admin, &shown);
             all.extend(shown);
             self.secured.set(config);
         }
@@ -131,5 +181,39 @@ fn warn(shown: &[Shown], clock: Clock) {
     let unix_s = (clock.now().unix_ms / 1_000) as i64;
     for warning in shown.iter().filter_map(|it| it.warning(unix_s)) {
         tracing::warn!("{warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::exposition::Format;
+    use crate::metrics::lint;
+
+    #[test]
+    fn the_first_end_of_a_listener_s_certificates_is_told() {
+        let shown = |end| Shown {
+            file: None,
+            fingerprint: String::new(),
+            not_before_unix_s: None,
+            not_after_unix_s: end,
+        };
+        let expiry = Expiry::default();
+        let text = |expiry: &Expiry| {
+            let mut out = Exposition::new(Format::Prometheus);
+            expiry.write(&mut out);
+            out.finish()
+        };
+        Expiry::note(&expiry.admin, &[shown(None)]);
+        assert_eq!(text(&expiry), "", "nothing is known");
+        Expiry::note(
+            &expiry.public,
+            &[shown(Some(300)), shown(Some(200)), shown(None)],
+        );
+        let text = text(&expiry);
+        let series = lint::check(&text, Format::Prometheus);
+        lint::check_documented(&text);
+        let name = "tidewheel_tls_certificate_expiry_timestamp_seconds{listener=\"public\"}";
+        assert_eq!((series.len(), series[name]), (1, 200.0));
     }
 }
