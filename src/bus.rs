@@ -8,7 +8,7 @@
 //! ```text
 //!   member's core ── Publish, Call(join, …) ──► room's home
 //!   member's core ◄── Joined, Full, Left, Append, Signal, Reply ── room's home
-//!   any core ── Arrived, Departed, Direct ──► user's home ── Deliver, Reply ──► any core
+//!   any core ── Arrived, Departed, Direct ──► user's home ── Deliver, Enlist, Reply ──► any core
 //! ```
 //!
 //! What a turn has for another core is one [`Batch`]. [`Mailbox`] is the channel: crossbeam, one flag
@@ -74,6 +74,13 @@ pub enum Ask {
         /// Whether `room_left` is expected.
         answer: bool,
     },
+    /// The backend wants the connection to be let in.
+    Enlist {
+        /// What others are told about the user: JSON.
+        info: Option<Arc<[u8]>>,
+    },
+    /// The backend wants the connection to be let out.
+    Expel,
     /// To pass on that the user started or stopped typing.
     Typing {
         /// Start or stop.
@@ -104,6 +111,8 @@ impl Ask {
             Ask::Join { .. } | Ask::Members => CREDITS / 16,
             Ask::Leave { answer: true } => 1,
             Ask::Leave { answer: false } | Ask::Typing { .. } | Ask::Read { .. } => 0,
+            // The connection did not ask, so nothing has to keep it from asking more.
+            Ask::Enlist { .. } | Ask::Expel => 0,
         }
     }
 }
@@ -150,9 +159,20 @@ pub struct Welcome {
     pub again: bool,
     /// What to send before the live messages.
     pub replay: Vec<Frame>,
+    /// The credits that come back with it.
+    pub credits: u16,
 }
 
-/// A home's answer to a join that it refuses, because the room has as many users as it takes.
+/// Why a home refuses a join, and the connection stays.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Unwelcome {
+    /// The room has as many users as it takes: so many.
+    RoomFull(u64),
+    /// The room is not there, and cannot be made: why.
+    NoMoreRooms(&'static str),
+}
+
+/// A home's answer to a join that it refuses.
 #[derive(Debug)]
 pub struct Full {
     /// The room.
@@ -161,8 +181,10 @@ pub struct Full {
     pub connection: ConnectionRef,
     /// What stands in the answer's metadata.
     pub correlation_id: Option<Box<str>>,
-    /// How many users it takes.
-    pub members_max: u64,
+    /// Why.
+    pub why: Unwelcome,
+    /// The credits that come back with it.
+    pub credits: u16,
 }
 
 /// A message to publish, on its way to the room's home.
@@ -262,6 +284,8 @@ pub enum BusMessage {
         connection: ConnectionRef,
         /// What stands in the answer's metadata.
         correlation_id: Option<Box<str>>,
+        /// The credits that come back with it.
+        credits: u16,
     },
     /// To a core with members.
     Append(Append),
@@ -291,6 +315,20 @@ pub enum BusMessage {
         code: u16,
         /// The reason.
         reason: Arc<str>,
+    },
+    /// The backend puts a connection into a room.
+    Enlist {
+        /// Which one.
+        connection: ConnectionRef,
+        /// Where.
+        room: RoomKey,
+    },
+    /// The backend takes a connection out of a room.
+    Expel {
+        /// Which one.
+        connection: ConnectionRef,
+        /// Where.
+        room: RoomKey,
     },
     /// To a user's home: a connection of the user was established.
     Arrived {
@@ -337,13 +375,17 @@ impl BusMessage {
                 BusMessage::Direct(direct) => direct.data.len(),
                 BusMessage::Deliver { frame, .. } => frame.len(),
                 BusMessage::Call(call) => match &call.ask {
-                    Ask::Join { info, .. } => info.as_ref().map_or(0, |info| info.len()),
+                    Ask::Join { info, .. } | Ask::Enlist { info } => {
+                        info.as_ref().map_or(0, |info| info.len())
+                    }
                     _ => 0,
                 },
                 BusMessage::Full(_)
                 | BusMessage::Left { .. }
                 | BusMessage::Close { .. }
                 | BusMessage::Dismiss { .. }
+                | BusMessage::Enlist { .. }
+                | BusMessage::Expel { .. }
                 | BusMessage::Arrived { .. }
                 | BusMessage::Departed { .. } => 0,
             }

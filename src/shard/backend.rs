@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   handle_query ─┬─ posts      at rooms' homes: messages to publish
-//!                 └─ views      at rooms' homes: history, members, rooms; metrics
+//!                 ├─ views      at rooms' homes: history, members, rooms; metrics
+//!                 └─ users      at users' homes: a message, into a room, out of a room
 //!   poll_answers ◄── one answer for each query: in the same turn, but for posts that wait for the disk
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! that whoever asks for much asks again, and connections have their turns between.
 
 mod posts;
+mod users;
 mod views;
 
 pub(super) use posts::Posts;
@@ -21,6 +23,7 @@ use crate::address::RoomKey;
 use crate::bus::{Answer, ApiAnswer, ApiAsk, Notice, Query, Refused, Ticket};
 use crate::metrics::AskType;
 use crate::protocol::Code;
+use crate::protocol::ids::{NAME_BYTES_MAX, is_room_name};
 use crate::shard::Shard;
 use crate::time::Now;
 
@@ -40,11 +43,10 @@ impl Shard {
             ApiAsk::Room(room) => self.tell_room(&room),
             ApiAsk::Rooms { from, limit } => Ok(self.tell_rooms(from, limit)),
             ApiAsk::Metrics => Ok(ApiAnswer::Metrics(Box::new(self.metrics().clone()))),
-            ApiAsk::Broadcast(_)
-            | ApiAsk::Direct { .. }
-            | ApiAsk::Join { .. }
-            | ApiAsk::Leave { .. }
-            | ApiAsk::Look { .. } => {
+            ApiAsk::Direct { user, data } => self.tell_user(&user, &data),
+            ApiAsk::Join { user, room } => self.enlist_user(&user, &room),
+            ApiAsk::Leave { user, room } => self.expel_user(&user, &room),
+            ApiAsk::Broadcast(_) | ApiAsk::Look { .. } => {
                 let message = "this node does not answer such questions yet";
                 Err(refused(Code::UnknownError, message))
             }
@@ -81,6 +83,21 @@ impl Shard {
         }
         let message = format!("this is at home on core {}; ask there", home.0);
         Err(refused(Code::UnknownError, message))
+    }
+
+    /// Whether a room may be called so.
+    ///
+    /// # Errors
+    /// Where it may not.
+    fn expect_room_name(&self, name: &str) -> Result<(), Refused> {
+        if is_room_name(name) {
+            return Ok(());
+        }
+        let message = format!(
+            "{:?} is no room name; it takes 1–{NAME_BYTES_MAX} bytes without control characters",
+            name.chars().take(NAME_BYTES_MAX).collect::<String>()
+        );
+        Err(refused(Code::InvalidMessageFormat, message))
     }
 
     /// Whether application data is no longer than a message may be.

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use crate::address::{ConnectionRef, CoreId, RoomKey};
 use crate::bus::{
     Append, Ask, BusMessage, Call, Full, Lane, PUBLISH_CREDITS, Peer, Position, Refused, Ticket,
-    Welcome,
+    Unwelcome, Welcome,
 };
 use crate::frame::Note;
 use crate::gate::Excess;
@@ -38,6 +38,20 @@ pub(super) enum Publisher<'a> {
     Peer(&'a Peer, Option<&'a str>),
     /// The operator's backend: the message's place in a query.
     Backend(Ticket, u32),
+}
+
+/// How a connection is let into a room.
+struct Entrance {
+    /// How many messages to replay where nothing can be recovered.
+    history: u32,
+    /// The position from which to recover.
+    recover: Option<Recover>,
+    /// Whether presence updates are wanted; unchanged where not said.
+    presence: Option<bool>,
+    /// What others are told about the user: JSON.
+    info: Option<Arc<[u8]>>,
+    /// The credits that come back with the answer.
+    credits: u16,
 }
 
 impl Publisher<'_> {
@@ -108,17 +122,35 @@ impl Shard {
                 let Some(home) = self.home_or_new(hash, room) else {
                     return self.over_capacity(room, peer, correlation_id, credits);
                 };
-                let past = (history, recover);
-                self.home_join(home, peer, correlation_id, past, presence, info);
+                let entrance = Entrance {
+                    history,
+                    recover,
+                    presence,
+                    info,
+                    credits,
+                };
+                self.home_join(home, peer, correlation_id, entrance);
             }
-            Ask::Leave { answer } => {
-                // The answer first: whoever leaves is not told of its own leaving.
-                if answer {
-                    self.home_left(hash, room, peer, correlation_id);
-                }
-                if let Some(home) = self.homes.find(hash, room) {
-                    self.home_leave(home, peer);
-                }
+            Ask::Enlist { info } => {
+                let Some(home) = self.home_or_new(hash, room) else {
+                    let why = Unwelcome::NoMoreRooms(self.no_more_rooms());
+                    let key = self.key(hash, room);
+                    return self.not_let_in(key, peer, correlation_id, why, credits);
+                };
+                let entrance = Entrance {
+                    history: 0,
+                    recover: None,
+                    presence: None,
+                    info,
+                    credits,
+                };
+                self.home_join(home, peer, correlation_id, entrance);
+            }
+            Ask::Leave { answer: false } => self.home_leave_if_there(hash, room, peer),
+            // The answer first: whoever leaves is not told of its own leaving.
+            Ask::Leave { answer: true } | Ask::Expel => {
+                self.home_left(hash, room, peer, correlation_id, credits);
+                self.home_leave_if_there(hash, room, peer);
             }
             Ask::Typing { start } => {
                 let Some(home) = self.homes.find(hash, room) else {
@@ -244,10 +276,15 @@ impl Shard {
         home: u32,
         peer: &Peer,
         correlation_id: Option<&str>,
-        (history, recover): (u32, Option<Recover>),
-        presence: Option<bool>,
-        info: Option<Arc<[u8]>>,
+        entrance: Entrance,
     ) {
+        let Entrance {
+            history,
+            recover,
+            presence,
+            info,
+            credits,
+        } = entrance;
         let Some(key) = self.homes.key(home).cloned() else {
             return;
         };
@@ -260,13 +297,8 @@ impl Shard {
             && room.user_count() >= max
             && !room.holds(&peer.user)
         {
-            let full = Full {
-                room: key,
-                connection: peer.connection,
-                correlation_id: correlation_id.map(Box::from),
-                members_max: max,
-            };
-            return self.deliver_or_send(peer.connection.core, BusMessage::Full(Box::new(full)));
+            let why = Unwelcome::RoomFull(max);
+            return self.not_let_in(key, peer, correlation_id, why, credits);
         }
         let before = room.held();
         let joined = room.join(peer.connection, &peer.user, presence, history, recover);
@@ -286,12 +318,38 @@ impl Shard {
             presence: joined.presence,
             again: joined.again,
             replay: joined.replay,
+            credits,
         };
         // Before the answer, which may find that the connection has to go, and that it left.
         if joined.user_is_new {
             self.tell_presence(home, &peer.user, true, info.as_deref());
         }
         self.deliver_or_send(peer.connection.core, BusMessage::Joined(Box::new(welcome)));
+    }
+
+    /// Tells a connection that a room does not let it in.
+    fn not_let_in(
+        &mut self,
+        room: RoomKey,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        why: Unwelcome,
+        credits: u16,
+    ) {
+        let full = Full {
+            room,
+            connection: peer.connection,
+            correlation_id: correlation_id.map(Box::from),
+            why,
+            credits,
+        };
+        self.deliver_or_send(peer.connection.core, BusMessage::Full(Box::new(full)));
+    }
+
+    fn home_leave_if_there(&mut self, hash: u64, room: &str, peer: &Peer) {
+        if let Some(home) = self.homes.find(hash, room) {
+            self.home_leave(home, peer);
+        }
     }
 
     fn home_leave(&mut self, home: u32, peer: &Peer) {
@@ -321,11 +379,19 @@ impl Shard {
         }
     }
 
-    fn home_left(&mut self, hash: u64, room: &str, peer: &Peer, correlation_id: Option<&str>) {
+    fn home_left(
+        &mut self,
+        hash: u64,
+        room: &str,
+        peer: &Peer,
+        correlation_id: Option<&str>,
+        credits: u16,
+    ) {
         let left = BusMessage::Left {
             room: self.key(hash, room),
             connection: peer.connection,
             correlation_id: correlation_id.map(Box::from),
+            credits,
         };
         self.deliver_or_send(peer.connection.core, left);
     }

@@ -380,7 +380,7 @@ impl Shard {
         }
     }
 
-    fn is_subscribed(&mut self, index: u32, room: &str) -> bool {
+    pub(super) fn is_subscribed(&mut self, index: u32, room: &str) -> bool {
         let Some(local) = self.locals.find(self.placement.hash_one(room), room) else {
             return false;
         };
@@ -406,9 +406,20 @@ impl Shard {
             _ => return,
         };
         let hash = self.placement.hash_one(room);
-        if !self.permits_or_refuses(index, (hash, room), wish, correlation_id) {
-            return;
+        if self.permits_or_refuses(index, (hash, room), wish, correlation_id) {
+            self.ask_to_join(index, (hash, room), ask, correlation_id);
         }
+    }
+
+    /// Asks a room's home to let a connection in that may be there, unless it is in as many as it may
+    /// be.
+    pub(super) fn ask_to_join(
+        &mut self,
+        index: u32,
+        (hash, room): (u64, &str),
+        ask: Ask,
+        correlation_id: Option<&str>,
+    ) {
         if !self.is_subscribed(index, room) {
             let max = self.config.rooms_per_connection_max;
             let Some(connection) = self.connections.get(index) else {

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::address::{ConnectionRef, RoomKey};
-use crate::bus::{Ask, Batch, BusMessage, CREDITS, Full, Lane, Peer, Signal, Welcome};
+use crate::bus::{Ask, Batch, BusMessage, Full, Lane, Peer, Signal, Unwelcome, Welcome};
 use crate::frame::{Frame, Note};
 use crate::metrics::Kind;
 use crate::protocol::{ClientId, Code, Event, Offset};
@@ -51,8 +51,9 @@ impl Shard {
                 room,
                 connection,
                 correlation_id,
+                credits,
             } => {
-                self.left(&room, connection, correlation_id.as_deref());
+                self.left(&room, connection, correlation_id.as_deref(), credits);
             }
             BusMessage::Append(a) => {
                 self.append_here(&a.room, a.frame.read(bytes), a.offset, a.at, a.except);
@@ -82,6 +83,8 @@ impl Shard {
                     self.begin_close(index, code, &reason);
                 }
             }
+            BusMessage::Enlist { connection, room } => self.enlist(connection, &room),
+            BusMessage::Expel { connection, room } => self.expel(connection, &room),
             BusMessage::Arrived { user, connection } => self.arrived(user, connection),
             BusMessage::Departed { user, connection } => self.departed(&user, connection),
             BusMessage::Direct(direct) => self.direct(&direct),
@@ -149,7 +152,7 @@ impl Shard {
         }
         self.look_again_if_blocked(index);
         if self.is_home_elsewhere(&welcome.room) {
-            self.give_back(index, CREDITS / 16);
+            self.give_back(index, welcome.credits);
         } else {
             self.pause_if_needed(index);
         }
@@ -157,9 +160,7 @@ impl Shard {
 
     /// The home did not let a connection in: what was held for the join is taken back.
     fn not_joined(&mut self, full: &Full) {
-        let Full {
-            room, members_max, ..
-        } = full;
+        let Full { room, why, .. } = full;
         let Some(index) = self.resolve(full.connection).filter(|i| self.is_native(*i)) else {
             return;
         };
@@ -171,13 +172,19 @@ impl Shard {
                 self.withdraw(index, local);
             }
         }
-        let message = format!(
-            "this room has as many users as it takes (max-members: {members_max}); try again later"
-        );
+        let (code, message) = match why {
+            Unwelcome::RoomFull(max) => {
+                let message = format!(
+                    "this room has as many users as it takes (max-members: {max}); try again later"
+                );
+                (Code::RoomFull, message)
+            }
+            Unwelcome::NoMoreRooms(why) => (Code::OverCapacity, (*why).to_owned()),
+        };
         let id = full.correlation_id.as_deref();
-        self.refuse(index, Code::RoomFull, &message, Some(room.name()), id);
+        self.refuse(index, code, &message, Some(room.name()), id);
         if self.is_home_elsewhere(room) {
-            self.give_back(index, CREDITS / 16);
+            self.give_back(index, full.credits);
         } else {
             self.pause_if_needed(index);
         }
@@ -277,7 +284,13 @@ impl Shard {
     }
 
     /// The home let a connection out.
-    fn left(&mut self, room: &RoomKey, connection: ConnectionRef, correlation_id: Option<&str>) {
+    fn left(
+        &mut self,
+        room: &RoomKey,
+        connection: ConnectionRef,
+        correlation_id: Option<&str>,
+        credits: u16,
+    ) {
         let Some(index) = self.resolve(connection).filter(|i| self.is_native(*i)) else {
             return;
         };
@@ -292,7 +305,7 @@ impl Shard {
         );
         self.look_again_if_blocked(index);
         if self.is_home_elsewhere(room) {
-            self.give_back(index, 1);
+            self.give_back(index, credits);
         }
     }
 

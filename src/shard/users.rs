@@ -15,7 +15,7 @@ use crate::shard::{Shard, mix};
 use crate::time::Instant;
 
 impl Shard {
-    fn user_home(&self, user: &UserId) -> crate::address::CoreId {
+    pub(super) fn user_home(&self, user: &UserId) -> crate::address::CoreId {
         self.home_of(self.placement.hash_one(user))
     }
 
@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// An id for a message that has no position to be named by.
-    fn name_message(&mut self) -> Box<str> {
+    pub(super) fn name_message(&mut self) -> Box<str> {
         let number =
             self.messages_named * u64::from(self.config.cores) + u64::from(self.config.core.0);
         self.messages_named += 1;
@@ -159,6 +159,23 @@ impl Shard {
             client_id: peer.client_id,
             user_id: &peer.user,
         });
+        self.direct_to(&connections, data, message_id, sender);
+        let sent = Event::MessageSent {
+            room: None,
+            position: None,
+            message_id,
+        };
+        self.reply(peer.connection, &sent, id, 1);
+    }
+
+    /// Sends a direct message to connections of one user.
+    pub(super) fn direct_to(
+        &mut self,
+        connections: &[ConnectionRef],
+        data: &[u8],
+        message_id: MessageId<'_>,
+        sender: Option<Sender<'_>>,
+    ) {
         let unix_ms = self.now.unix_ms;
         self.scratch.clear();
         encode(
@@ -173,7 +190,7 @@ impl Shard {
         );
         let frame = Frame::new(&self.scratch);
         let at = self.now.mono;
-        for connection in connections {
+        for connection in connections.iter().copied() {
             let deliver = BusMessage::Deliver {
                 connection,
                 frame: frame.clone(),
@@ -181,26 +198,21 @@ impl Shard {
             };
             self.deliver_or_send(connection.core, deliver);
         }
-        let sent = Event::MessageSent {
-            room: None,
-            position: None,
-            message_id,
-        };
-        self.reply(peer.connection, &sent, id, 1);
     }
 
     /// At the connection's core.
     pub(super) fn deliver_direct(&mut self, to: ConnectionRef, frame: Frame, at: Instant) {
-        self.metrics.ledger.offer(Kind::Direct, 1);
-        let open = self.resolve(to).filter(|index| {
-            self.connections
-                .get(*index)
-                .is_some_and(|c| c.phase == Phase::Native)
-        });
-        let Some(index) = open else {
+        let Some(index) = self.resolve(to).filter(|index| self.is_native(*index)) else {
             // It went away while the message was under way.
+            self.metrics.ledger.offer(Kind::Direct, 1);
             return self.metrics.ledger.undelivered(Kind::Direct, 1006, 1);
         };
+        self.push_direct(index, frame, at);
+    }
+
+    /// Puts what is for an established connection alone behind everything else that waits for it.
+    pub(super) fn push_direct(&mut self, index: u32, frame: Frame, at: Instant) {
+        self.metrics.ledger.offer(Kind::Direct, 1);
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };

@@ -6,6 +6,7 @@
 #[path = "../abuse/node.rs"]
 mod node;
 mod posts;
+mod users;
 mod views;
 
 use std::sync::Arc;

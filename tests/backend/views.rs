@@ -152,8 +152,12 @@ fn a_query_looks_at_so_many_places_whatever_is_in_them() {
         config.room.idle_ttl = Duration::from_secs(60);
     }));
     let names: Vec<String> = (0..3 * PLACES_MAX).map(|n| format!("r{n}")).collect();
-    for name in &names {
-        backend.publish(&[(name, "1", None)]);
+    for names in names.chunks(1_000) {
+        let posts: Vec<_> = names
+            .iter()
+            .map(|name| (name.as_str(), "1", None))
+            .collect();
+        backend.publish(&posts);
     }
     // Those with a member outlive the others: far behind in a table that is nearly empty.
     let last = names.last().unwrap();

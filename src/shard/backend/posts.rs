@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::bus::{ApiAnswer, Position, Post, Refused, Ticket};
 use crate::gate::Denied;
 use crate::protocol::Code;
-use crate::protocol::ids::{KEY_BYTES_MAX, NAME_BYTES_MAX, is_key, is_room_name};
+use crate::protocol::ids::{KEY_BYTES_MAX, is_key};
 use crate::shard::Shard;
 use crate::shard::backend::refused;
 use crate::shard::homes::{Publication, Publisher};
@@ -137,13 +137,7 @@ impl Shard {
     /// what it says of messages does.
     fn expect_post(&mut self, post: &Post) -> Result<(), Refused> {
         let (name, bytes) = (post.room.name(), post.payload.len());
-        if !is_room_name(name) {
-            let message = format!(
-                "{:?} is no room name; it takes 1–{NAME_BYTES_MAX} bytes without control characters",
-                name.chars().take(NAME_BYTES_MAX).collect::<String>()
-            );
-            return Err(refused(Code::InvalidMessageFormat, message));
-        }
+        self.expect_room_name(name)?;
         if let Some(id) = post.message_id.as_deref().filter(|id| !is_key(id)) {
             let message = format!(
                 "a message_id of {} bytes; it takes 1–{KEY_BYTES_MAX}",
