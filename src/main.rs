@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use tidewheel::cli::api_key::ApiKeyCommand;
 use tidewheel::cli::check::{Check, load_files};
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
 use tidewheel::cli::policy::{Secret, policy};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
             warnings,
         }) => (options, settings, warnings),
         Ok(Parsed::Token { command, secret }) => return token(&command, secret.as_ref()),
+        Ok(Parsed::ApiKey(command)) => return api_key(&command),
         Ok(Parsed::Check(check)) => return examine(&check),
         Ok(Parsed::Print(text)) => {
             print!("{text}");
@@ -58,6 +60,19 @@ fn token(command: &TokenCommand, secret: Option<&Secret>) -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn api_key(command: &ApiKeyCommand) -> ExitCode {
+    match cli::api_key::run(command) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(EXIT_FAILURE)
         }
     }
 }

@@ -87,6 +87,12 @@ fn rates(options: &Options) -> [(&'static str, bool); 6] {
 pub(super) fn warnings(options: &Options) -> Vec<String> {
     let authentication = &options.authentication;
     let is_open = !options.listeners.listen.ip().to_canonical().is_loopback();
+    let is_admin_open = !options
+        .listeners
+        .admin_listen
+        .ip()
+        .to_canonical()
+        .is_loopback();
     let url = authentication
         .auth_webhook_url
         .as_deref()
@@ -103,6 +109,11 @@ pub(super) fn warnings(options: &Options) -> Vec<String> {
             is_open && !rates(options).iter().any(|(_, is_set)| *is_set),
             "strangers are held to no rate; set --limit-connection-messages, --limit-user-messages, \
              --limit-user-rooms and --max-connections-per-address (docs/limits.md)",
+        ),
+        (
+            is_admin_open && options.admin.api_key_file.is_some() && !options.tls.is_on_for_admin(),
+            "API keys cross the network in the clear; add --admin-tls, or --admin-tls-cert and \
+             --admin-tls-key, or let nobody but a proxy that speaks TLS reach --admin-listen",
         ),
         (
             options.listeners.echo && (is_open || authentication.auth != AuthMethod::None),
@@ -188,6 +199,14 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].contains(part), "{found:?}");
         }
+        let keys = warnings(&open(|o| {
+            o.listeners.admin_listen = "0.0.0.0:2".parse().unwrap();
+            o.admin.api_key_file = Some("keys".into());
+        }));
+        assert!(
+            keys.len() == 1 && keys[0].starts_with("API keys cross"),
+            "{keys:?}"
+        );
         let plain = warnings(&open(|o| webhook(o, "http://backend/x")));
         assert_eq!(plain.len(), 2, "{plain:?}");
         let local = warnings(&open(|o| webhook(o, "http://127.0.0.1:1/x")));

@@ -22,10 +22,19 @@ pub enum ListError {
     /// Too many.
     #[error("{0} headers are too many; at most 16 are passed on")]
     TooManyHeaders(usize),
+    /// An entry is no name of a host.
+    #[error(
+        "{0:?} is no name of a host; write names such as admin.example, without scheme and port"
+    )]
+    NotAHostName(String),
     /// Not a URL that can be asked.
     #[error("not a URL; write http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH")]
     NotAUrl,
 }
+
+/// Names of hosts, in lower case.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct HostNames(pub Box<[Box<str>]>);
 
 /// Names of header fields, in lower case.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -68,6 +77,17 @@ pub(super) fn header_names(text: &str) -> Result<HeaderNames, ListError> {
         return Err(ListError::TooManyHeaders(names.len()));
     }
     Ok(HeaderNames(names))
+}
+
+/// Reads a list of names of hosts.
+pub(super) fn host_names(text: &str) -> Result<HostNames, ListError> {
+    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let name = |name: &str| match name.to_ascii_lowercase() {
+        name if name.bytes().all(is_good) => Ok(Box::from(name)),
+        name => Err(ListError::NotAHostName(name)),
+    };
+    let names = entries(text).map(name).collect::<Result<_, _>>()?;
+    Ok(HostNames(names))
 }
 
 /// Reads the URL of the webhook.

@@ -11,8 +11,8 @@
 //! ([`mod@reference`]) follow from it. [`units`] are the values' notations, [`sources`] merges the
 //! layers, [`rooms`] reads the file's tables of rules, [`validate`] holds flags against each other,
 //! [`host`] asks the machine what it allows, [`startup`] says what comes of both. [`policy`] reads
-//! the files that the options name, [`reload`] all of it again while the server runs. [`check`] and
-//! [`token`] are commands of their own.
+//! the files that the options name, [`reload`] all of it again while the server runs. [`check`],
+//! [`token`] and [`api_key`] are commands of their own.
 //!
 //! Nothing here starts anything: [`parse_from`] is a function of its arguments and of the file
 //! they name. A program around it is
@@ -23,6 +23,7 @@
 //! match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
 //!     Ok(Parsed::Serve { options, .. }) => println!("{options:?}"),
 //!     Ok(Parsed::Token { command, secret: _ }) => println!("{command:?}"),
+//!     Ok(Parsed::ApiKey(command)) => println!("{command:?}"),
 //!     Ok(Parsed::Check(check)) => println!("{check:?}"),
 //!     Ok(Parsed::Print(text)) => print!("{text}"),
 //!     Err(error) => {
@@ -40,6 +41,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, FromArgMatches as _, Subcommand as _};
 use thiserror::Error;
 
+pub mod api_key;
 pub mod check;
 mod exposure;
 pub mod host;
@@ -90,6 +92,8 @@ pub enum Parsed {
         /// The secret of the environment.
         secret: Option<policy::Secret>,
     },
+    /// Make keys of the admin API.
+    ApiKey(api_key::ApiKeyCommand),
     /// Check the configuration and the machine.
     Check(Check),
     /// Print this text to standard output, and end with success: `--help`, `--version`.
@@ -208,6 +212,11 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true);
+    let api_key = api_key::ApiKeyCommand::augment_subcommands(Command::new("api-key"))
+        .about("Make keys for the admin API")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true);
     Serve::augment_args(Command::new("tidewheel"))
         .about(ABOUT)
         .after_help(AFTER_HELP)
@@ -221,6 +230,7 @@ fn command() -> Command {
             CHECK,
         ))))
         .subcommand(token)
+        .subcommand(api_key)
 }
 
 /// The version and what was built: `0.1.0 (x86_64-linux, release build)`.
@@ -257,6 +267,11 @@ pub fn parse_from(
         let command = command.map_err(|error| CliError::CommandLine(error.to_string()))?;
         let secret = environment.jwt_secret();
         return Ok(Parsed::Token { command, secret });
+    }
+    if let Some(("api-key", matches)) = matches.subcommand() {
+        let command = api_key::ApiKeyCommand::from_arg_matches(matches);
+        let command = command.map_err(|error| CliError::CommandLine(error.to_string()))?;
+        return Ok(Parsed::ApiKey(command));
     }
     // Without a command the flags stand at the top, and mean the same.
     let flags = matches.subcommand().map_or(&matches, |(_, flags)| flags);

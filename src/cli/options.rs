@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::lists::{HeaderNames, actions, header_names, origins, webhook_url};
+use super::lists::{
+    HeaderNames, HostNames, actions, header_names, host_names, origins, webhook_url,
+};
 use super::logging::log_filter;
 use super::policy::{KeySource, Secret, key_source};
 use super::rates::{Networks, RateLimit, networks, rate, rate_of_bytes, slow_rate};
@@ -30,6 +32,9 @@ pub struct Options {
     /// Where to listen.
     #[command(flatten)]
     pub listeners: Listeners,
+    /// Who may use the admin listener, and how much.
+    #[command(flatten)]
+    pub admin: Admin,
     /// Certificates.
     #[command(flatten)]
     pub tls: Tls,
@@ -77,7 +82,7 @@ pub struct Listeners {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
 
-    /// Address of the admin listener: metrics and health; a loopback one without --tls-client-ca
+    /// Address of the admin listener; a loopback one without --api-key-file or --tls-client-ca
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = address)]
     pub admin_listen: SocketAddr,
 
@@ -90,6 +95,38 @@ pub struct Listeners {
     /// Connections that the kernel holds for each core until it accepts them
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count(1..=65_535))]
     pub backlog: usize,
+}
+
+/// Who may use the admin listener, and how much.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Admin API")]
+#[group(skip)]
+pub struct Admin {
+    /// Keys that callers of the admin API have to show, one a line: NAME SCOPES KEY
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Names, besides addresses and localhost, by which an admin listener without keys may be called
+    #[arg(long, value_name = "LIST", value_parser = host_names)]
+    pub admin_allow_host: Option<HostNames>,
+
+    /// Connections to the admin listener at a time; further ones wait
+    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = count(1..=65_535))]
+    pub admin_connections: usize,
+
+    /// Size of a request's body, above which it is answered with 413
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes(KIB..=64 * MIB))]
+    pub api_body_bytes: usize,
+
+    /// Messages of one batch, above which it is answered with 413
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(1..=10_000))]
+    pub api_batch_messages: usize,
+
+    /// Answer /metrics without a key where all else needs one
+    #[arg(long, value_name = "BOOL", default_value_t = false)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub metrics_open: bool,
 }
 
 /// Certificates of the listeners.

@@ -140,7 +140,9 @@ impl Reload for Reloader {
     fn watched(&self) -> Vec<PathBuf> {
         let files = policy_files(&self.options).into_iter();
         let certificates = self.options.tls.files().into_iter();
-        files.chain(certificates).map(Path::to_owned).collect()
+        let api_keys = self.options.admin.api_key_file.as_deref();
+        let all = files.chain(certificates).chain(api_keys);
+        all.map(Path::to_owned).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use super::options;
 use super::units::Count;
 use crate::address::CoreId;
 use crate::bus::Durability;
-use crate::control::WebhookSettings;
+use crate::control::{self, AccessSettings, WebhookSettings};
 use crate::gate::meters::METERS_MAX;
 use crate::gate::{Limits, Meters, Policy};
 use crate::reactor::tls::{CertificateFiles, MinVersion, TlsSettings};
@@ -28,6 +28,13 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
         admin_listen: options.listeners.admin_listen,
         tls: tls(options),
         admin_tls: admin_tls(options),
+        access: access(options),
+        control: control::Limits {
+            connections_max: u32::try_from(options.admin.admin_connections).unwrap_or(u32::MAX),
+            body_bytes_max: options.admin.api_body_bytes,
+            batch_max: options.admin.api_batch_messages,
+            ..control::Limits::default()
+        },
         sockets: SocketOptions {
             backlog: options.listeners.backlog,
             unsent_bytes_max: options.slow_consumers.max_unsent_bytes,
@@ -77,6 +84,17 @@ pub(super) fn webhook(options: &options::Authentication) -> Option<WebhookSettin
         secret_file: options.auth_webhook_secret_file.clone(),
         ca_file: options.auth_webhook_ca_file.clone(),
     })
+}
+
+/// Who may use the admin listener.
+pub(super) fn access(options: &Options) -> AccessSettings {
+    let hosts = options.admin.admin_allow_host.clone().unwrap_or_default();
+    AccessSettings {
+        key_file: options.admin.api_key_file.clone(),
+        hosts: hosts.0.into_vec(),
+        is_tls: options.tls.is_on_for_admin(),
+        is_metrics_open: options.admin.metrics_open,
+    }
 }
 
 /// How much peers may do, as the options have it.

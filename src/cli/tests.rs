@@ -274,7 +274,7 @@ fn a_conflict_names_the_places_that_made_it() {
     let CliError::Conflicts(conflicts) = &error else {
         panic!("{error}");
     };
-    assert_eq!(conflicts.len(), 2);
+    assert_eq!(conflicts.len(), 3);
     let first = error.to_string().replace(file.path(), "FILE");
     assert!(
         first.starts_with(

@@ -46,6 +46,7 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
         proxy_headers_from_nobody(options),
         joins_below_rooms(options),
         bytes_below_a_message(options),
+        body_below_a_message(options),
     ]
     .into_iter()
     .flatten()
@@ -149,15 +150,15 @@ fn webhook_and_its_url(options: &Options) -> Option<Conflict> {
 
 fn admin_on_open_address(options: &Options) -> Option<Conflict> {
     let address = options.listeners.admin_listen;
-    let demands_certificates = options.tls.tls_client_ca.is_some();
-    (!is_loopback(address) && !demands_certificates).then(|| {
+    let asks = options.tls.tls_client_ca.is_some() || options.admin.api_key_file.is_some();
+    (!is_loopback(address) && !asks).then(|| {
         let problem = format!(
             "--admin-listen {address} can be reached from other machines, and the admin listener \
-             asks for no key; listen on 127.0.0.1:{}, or demand client certificates by \
-             --tls-client-ca",
+             asks for no key; listen on 127.0.0.1:{}, give keys by --api-key-file, or demand client \
+             certificates by --tls-client-ca",
             address.port()
         );
-        Conflict::new(&["admin-listen", "tls-client-ca"], problem)
+        Conflict::new(&["admin-listen", "api-key-file", "tls-client-ca"], problem)
     })
 }
 
@@ -269,6 +270,16 @@ fn below_a_message(
     })
 }
 
+fn body_below_a_message(options: &Options) -> Option<Conflict> {
+    let body = options.admin.api_body_bytes;
+    below_a_message(
+        options,
+        "api-body-bytes",
+        body,
+        "such a message could not be published over HTTP",
+    )
+}
+
 fn coalesce_above_lag_age(options: &Options) -> Option<Conflict> {
     let slow = &options.slow_consumers;
     (slow.coalesce >= slow.max_lag_age).then(|| {
@@ -346,7 +357,7 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 21] = [
+        let cases: [Case; 22] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
@@ -376,6 +387,7 @@ mod tests {
             ),
             (|o| o.slow_consumers.max_lag_bytes = KIB, "max-lag-bytes"),
             (|o| o.rooms.history_bytes = KIB, "history-bytes"),
+            (|o| o.admin.api_body_bytes = KIB, "api-body-bytes"),
             (|o| o.tuning.bus_backlog_bytes = KIB, "bus-backlog-bytes"),
             (
                 |o| o.slow_consumers.coalesce = o.slow_consumers.max_lag_age,
@@ -430,7 +442,7 @@ mod tests {
             options.rooms.max_rooms_per_connection = 20_000;
             options.limits.limit_connection_bytes = rate_of_bytes("1KiB/s").unwrap();
         });
-        assert_eq!(found.len(), 10);
+        assert_eq!(found.len(), 11);
         let reference = crate::cli::reference::markdown();
         for flag in found.iter().flat_map(|conflict| &conflict.flags) {
             assert!(
@@ -460,6 +472,11 @@ mod tests {
             options.tls.tls_client_ca = Some("ca.pem".into());
         };
         assert_eq!(changed(certified), []);
+        let by_key = |options: &mut Options| {
+            options.listeners.admin_listen = "0.0.0.0:1".parse().unwrap();
+            options.admin.api_key_file = Some("keys".into());
+        };
+        assert_eq!(changed(by_key), []);
         let port_zero = |options: &mut Options| {
             options.listeners.listen = "127.0.0.1:0".parse().unwrap();
             options.listeners.admin_listen = options.listeners.listen;

@@ -68,6 +68,12 @@ pub struct Limits {
     pub age_max: Duration,
     /// How long that last answer may take, also when the control plane stops. Default 5 s.
     pub close_timeout: Duration,
+    /// Bytes of a request's body. Default 1 MiB.
+    pub body_bytes_max: usize,
+    /// How long a body may take to come. Default 10 s.
+    pub body_timeout: Duration,
+    /// Messages of one batch. Default 1,000.
+    pub batch_max: usize,
     /// How long a core may take to hand over its metrics. Default 1 s.
     pub snapshot_timeout: Duration,
     /// How long a core, and the disk where that is waited for, may take to answer. Default 10 s.
@@ -82,6 +88,9 @@ impl Default for Limits {
             head_bytes_max: 16 * 1024,
             age_max: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),
+            body_bytes_max: 1 << 20,
+            body_timeout: Duration::from_secs(10),
+            batch_max: 1_000,
             snapshot_timeout: Duration::from_secs(1),
             answer_timeout: Duration::from_secs(10),
         }

@@ -33,7 +33,9 @@ pub use tls::Certificates;
 
 use crate::address::{ConnectionRef, CoreId, Placement};
 use crate::bus::{Order, OrderReply, Outlet, Query};
-use crate::control::{self, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings};
+use crate::control::{
+    self, Access, AccessSettings, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings,
+};
 use crate::gate::{Policy, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply, Source};
 use crate::reactor::tls::{Shown, TlsSettings};
@@ -62,6 +64,10 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// The same of the admin listener.
     pub admin_tls: Option<TlsSettings>,
+    /// Who may use the admin listener.
+    pub access: AccessSettings,
+    /// How much it grants.
+    pub control: control::Limits,
     /// What the kernel is told about sockets.
     pub sockets: SocketOptions,
     /// Whether each core's thread stays on a processor of its own.
@@ -201,6 +207,7 @@ pub struct Server {
     pub shown: Vec<Shown>,
     /// Loads certificates again when they have changed.
     pub certificates: Arc<Certificates>,
+    access: Access,
     outlets: Vec<Outlet<Mail>>,
     cores: Arc<dyn Cores>,
     ended: mpsc::Receiver<Ended>,
@@ -237,6 +244,7 @@ impl Server {
             .context("TLS of the public listener")?;
         let secured = tls::Listening::start(settings.admin_tls.as_ref(), clock)
             .context("TLS of the admin listener")?;
+        let access = Access::open(settings.access.clone())?;
         reactor::probe(settings.listen)
             .with_context(|| cannot_listen("--listen", settings.listen))?;
         let (outlets, seats) = seats(shards)?;
@@ -274,7 +282,6 @@ impl Server {
             outlets: outlets.clone(),
             placement,
         });
-        let limits = control::Limits::default();
         if let Some(secured) = &secured {
             plane.secured().set(Arc::clone(&secured.config));
         }
@@ -283,7 +290,13 @@ impl Server {
         let control = plane
             .with_webhook(webhook)
             .with_source(Arc::clone(&expiry) as Arc<dyn Source>)
-            .spawn(admin, Arc::clone(&cores), Arc::clone(&readiness), limits)
+            .with_access(access.clone())
+            .spawn(
+                admin,
+                Arc::clone(&cores),
+                Arc::clone(&readiness),
+                settings.control,
+            )
             .context("could not start the control plane")?;
         let measuring = measure(memory, outlets.clone())?;
         readiness.set(Phase::Ready);
@@ -295,6 +308,7 @@ impl Server {
         Ok(Server {
             shown,
             certificates: Arc::new(certificates),
+            access,
             listen,
             admin_listen,
             has_own_tables,
@@ -328,11 +342,13 @@ impl Server {
             signals,
             drain_window,
             certificates,
+            access,
             ..
         } = self;
         let watch = Watch::default();
         watch.set(reload.watched());
-        let mut reload_all = |cause| match apply(&mut reload, cause, &outlets, &certificates) {
+        let shown = (&*certificates, &access);
+        let mut reload_all = |cause| match apply(&mut reload, cause, &outlets, shown) {
             Ok(()) => {
                 watch.set(reload.watched());
                 tracing::info!(cause = cause.text(), "reloaded");
@@ -426,10 +442,12 @@ fn apply(
     reload: &mut impl Reload,
     cause: Cause,
     outlets: &[Outlet<Mail>],
-    certificates: &Certificates,
+    (certificates, access): (&Certificates, &Access),
 ) -> anyhow::Result<()> {
     let policy = reload.reload(cause)?;
+    let keys = access.read()?;
     certificates.reload()?;
+    access.replace(keys);
     reload.take_over();
     for outlet in outlets {
         outlet.send(Mail::Policy(Arc::clone(&policy)), 0);
