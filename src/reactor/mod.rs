@@ -193,6 +193,8 @@ pub struct Reactor {
     /// When the phase of the loop began that is under way.
     lapped_at: Instant,
     links: Links,
+    /// Who asked for the counters in this turn.
+    snapshots: Vec<SnapshotReply>,
     /// Connections on all cores. Written when one is accepted or closed, never for a message.
     open_everywhere: Arc<AtomicUsize>,
     memory: Arc<NodeMemory>,
@@ -235,6 +237,7 @@ impl Reactor {
             to_read: Vec::new(),
             drain_ends: None,
             links: Links::default(),
+            snapshots: Vec::new(),
             open_everywhere,
             memory,
         })
@@ -389,6 +392,7 @@ impl Reactor {
         self.ask(began);
         self.send_mail();
         self.send_out();
+        self.answer_snapshots();
         let may_accept = self.accept_at.is_some_and(|at| at <= began.mono);
         if may_accept {
             self.lap(Phase::Act);
@@ -547,10 +551,7 @@ impl Reactor {
             match self.mailbox.receive() {
                 None => return false,
                 Some(Mail::Batch(batch)) => self.shard.handle_bus(now, batch),
-                Some(Mail::Snapshot(reply)) => {
-                    self.count_what_is_outside();
-                    reply.answer(self.shard.metrics());
-                }
+                Some(Mail::Snapshot(reply)) => self.snapshots.push(reply),
                 Some(Mail::Memory { collect }) => {
                     if collect {
                         (self.memory.collect)();
@@ -578,6 +579,15 @@ impl Reactor {
             }
         }
         true
+    }
+
+    /// Answers who asked for the counters: after the flush, so that what this turn wrote anyway is not
+    /// told as waiting.
+    fn answer_snapshots(&mut self) {
+        for reply in std::mem::take(&mut self.snapshots) {
+            self.count_what_is_outside();
+            reply.answer(self.shard.metrics());
+        }
     }
 
     /// Gives the shard's questions to the control plane, which answers by mail.
