@@ -217,11 +217,12 @@ pub struct Sight {
     pub rooms: Vec<RoomFacts>,
     /// Where to go on in the table of rooms.
     pub rooms_next: Option<u32>,
-    /// The slowest connections among those looked at: only such as have something waiting.
+    /// The slowest connections among those looked at: only such whose sockets are full, and that have
+    /// others' messages waiting.
     pub laggards: Vec<Laggard>,
     /// Where to go on in the table of connections.
     pub connections_next: Option<u32>,
-    /// The last evictions on this core, oldest first.
+    /// Evictions on this core, oldest first: the last ones, of each kind some.
     pub evictions: Vec<Evicted>,
 }
 
@@ -232,15 +233,15 @@ pub struct Laggard {
     pub client_id: ClientId,
     /// Its user.
     pub user: UserId,
-    /// Bytes that it has not taken.
+    /// Bytes of others' messages that it has not taken: what `--max-lag-bytes` bounds.
     pub lag_bytes: u64,
-    /// How long its socket has been full, in milliseconds.
+    /// How old the oldest of them is, in milliseconds.
     pub lag_ms: u64,
     /// Rooms that it is in.
     pub rooms: u32,
 }
 
-/// A connection that was closed because it was slow, dead, or too much.
+/// A connection that was closed because it was slow, dead, or too much, or because somebody said so.
 #[derive(Clone, Debug)]
 pub struct Evicted {
     /// When, by the wall clock.
@@ -251,6 +252,6 @@ pub struct Evicted {
     pub user: UserId,
     /// The close code.
     pub code: u16,
-    /// Bytes that it had not taken.
+    /// Bytes that it had not taken: others' messages and answers.
     pub lag_bytes: u64,
 }

@@ -320,7 +320,7 @@ label! {
         History = "history",
         /// Accepted publishes, to recognise a repeat.
         Keys = "keys",
-        /// What waits for one connection alone: answers, direct messages.
+        /// What waits for one connection alone: answers, direct messages; and broadcasts.
         Queues = "queues",
         /// Heads, messages that arrived in part, input of connections that are not read, and what
         /// waits for the verdict of the operator's backend.

@@ -320,10 +320,10 @@ impl Shard {
         if let Some(grant) = &grant {
             self.change_connection(index, |connection| connection.user = grant.user.clone());
         }
-        self.set_phase(index, Phase::Native);
         if self.turn_away_banned(index) {
             return false;
         }
+        self.set_phase(index, Phase::Native);
         if let Some(grant) = grant {
             self.bear(index, grant);
         }

@@ -3,7 +3,9 @@
 //! ```text
 //!   handle_query ─┬─ posts      at rooms' homes: messages to publish
 //!                 ├─ views      at rooms' homes: history, members, rooms; metrics
-//!                 └─ users      at users' homes: a message, into a room, out of a room
+//!                 ├─ users      at users' homes: a message, into a room, out of a room
+//!                 ├─ broadcast  on all cores: a message to everyone
+//!                 └─ sight      on all cores: the largest rooms, the slowest connections, evictions
 //!   poll_answers ◄── one answer for each query: in the same turn, but for posts that wait for the disk
 //! ```
 //!
@@ -11,12 +13,18 @@
 //! bounds the node does: sizes, numbers of rooms, memory. Each query is a bounded amount of work, so
 //! that whoever asks for much asks again, and connections have their turns between.
 
+mod broadcast;
 mod posts;
+mod sight;
 mod users;
 mod views;
 
+pub(super) use broadcast::Broadcasts;
+pub use broadcast::{BROADCAST_STEP, BROADCASTS_MAX};
 pub(super) use posts::Posts;
 pub use posts::{POSTS_MAX, POSTS_WAITING_MAX};
+pub(super) use sight::Evictions;
+pub use sight::{EVICTIONS_MAX, TOP_MAX};
 pub use views::{HISTORY_LISTED_MAX, PLACES_MAX, ROOMS_LISTED_MAX};
 
 use crate::address::RoomKey;
@@ -46,9 +54,14 @@ impl Shard {
             ApiAsk::Direct { user, data } => self.tell_user(&user, &data),
             ApiAsk::Join { user, room } => self.enlist_user(&user, &room),
             ApiAsk::Leave { user, room } => self.expel_user(&user, &room),
-            ApiAsk::Broadcast(_) | ApiAsk::Look { .. } => {
-                let message = "this node does not answer such questions yet";
-                Err(refused(Code::UnknownError, message))
+            ApiAsk::Broadcast(payload) => self.begin_broadcast(&payload),
+            ApiAsk::Look {
+                rooms_from,
+                connections_from,
+                top,
+            } => {
+                let sight = self.tell_sight(rooms_from, connections_from, top);
+                Ok(ApiAnswer::Sight(Box::new(sight)))
             }
         };
         let answer = answer.unwrap_or_else(|refused| {

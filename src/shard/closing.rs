@@ -82,6 +82,10 @@ impl Shard {
         if matches!(connection.phase, Phase::Closing | Phase::Lingering) {
             return;
         }
+        self.note_eviction(index, code);
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
         connection.close_code = code;
         let phase = connection.phase;
         let timers = self.change_connection(index, |connection| {

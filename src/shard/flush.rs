@@ -131,6 +131,9 @@ impl Shard {
     pub fn poll_flush(&mut self, now: Now, transport: &mut impl Transport, budget: usize) -> bool {
         self.set_now(now);
         self.moment.writes = None;
+        if !self.broadcasts.is_empty() {
+            self.continue_broadcasts(budget);
+        }
         // Neither list starves the other: while both wait, each gets half of the turn.
         let mut left = if self.queued_feeds.is_empty() {
             budget
@@ -178,7 +181,9 @@ impl Shard {
 
     /// Whether something is waiting to be written.
     pub fn wants_flush(&self) -> bool {
-        !self.queued_connections.is_empty() || !self.queued_feeds.is_empty()
+        !self.queued_connections.is_empty()
+            || !self.queued_feeds.is_empty()
+            || !self.broadcasts.is_empty()
     }
 
     /// One pass over a feed, or a part of one. Says whether everyone was visited.

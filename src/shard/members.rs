@@ -78,11 +78,7 @@ impl Shard {
                 connection,
                 code,
                 reason,
-            } => {
-                if let Some(index) = self.resolve(connection) {
-                    self.begin_close(index, code, &reason);
-                }
-            }
+            } => self.dismiss(connection, code, &reason),
             BusMessage::Enlist { connection, room } => self.enlist(connection, &room),
             BusMessage::Expel { connection, room } => self.expel(connection, &room),
             BusMessage::Arrived { user, connection } => self.arrived(user, connection),

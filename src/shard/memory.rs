@@ -160,7 +160,10 @@ impl Shard {
             (MemoryKind::Logs, self.spares.held_bytes()),
             (MemoryKind::History, homes.history),
             (MemoryKind::Keys, homes.keys),
-            (MemoryKind::Queues, self.queues.held_bytes()),
+            (
+                MemoryKind::Queues,
+                self.queues.held_bytes() + self.broadcasts.heap_bytes(),
+            ),
             (MemoryKind::Input, *input),
             (
                 MemoryKind::Bus,
@@ -217,7 +220,7 @@ impl Shard {
         set(MemoryKind::Keys, rooms.iter().map(|r| r.keys).sum());
         set(
             MemoryKind::Queues,
-            queues.map(|q| q.recounted_bytes()).sum(),
+            queues.map(|q| q.recounted_bytes()).sum::<usize>() + self.broadcasts.recounted_bytes(),
         );
         set(MemoryKind::Input, connections().map(input_bytes).sum());
         set(
@@ -244,6 +247,7 @@ impl Shard {
             + self.locals.len() * LOCAL_BYTES
             + (homes.members + homes.history + homes.keys)
             + (self.spares.held_bytes() + self.queues.held_bytes() + input + spare)
+            + self.broadcasts.heap_bytes()
             + (outside.bus + outside.tls + self.outgoing_bytes() + self.posts.heap_bytes())
     }
 

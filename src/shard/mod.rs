@@ -44,7 +44,10 @@ mod telling;
 mod timers;
 mod users;
 
-pub use backend::{HISTORY_LISTED_MAX, PLACES_MAX, POSTS_MAX, POSTS_WAITING_MAX, ROOMS_LISTED_MAX};
+pub use backend::{
+    BROADCAST_STEP, BROADCASTS_MAX, EVICTIONS_MAX, HISTORY_LISTED_MAX, PLACES_MAX, POSTS_MAX,
+    POSTS_WAITING_MAX, ROOMS_LISTED_MAX, TOP_MAX,
+};
 pub use bans::BANS_MAX;
 pub use config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX, Overflow, ShardConfig};
 pub use connection::Phase;
@@ -67,7 +70,7 @@ use crate::protocol::json::Parser;
 use crate::room::log::Spares;
 use crate::room::{Feed, HomeRoom, RoomTable, UserMap};
 use crate::session::SpareQueues;
-use crate::shard::backend::Posts;
+use crate::shard::backend::{Broadcasts, Evictions, Posts};
 use crate::shard::bans::Bans;
 use crate::shard::connection::{Connection, FeedId, Timer};
 use crate::shard::flush::{Finding, Moment, Shared, Visited};
@@ -188,6 +191,8 @@ pub struct Shard {
     /// For the control plane.
     answers: Vec<Answer>,
     posts: Posts,
+    broadcasts: Broadcasts,
+    evictions: Evictions,
     /// For the operator's backend, where it wants to know.
     notices: Vec<Notice>,
     /// What is to go to each core, once there is something.
@@ -237,6 +242,8 @@ impl Shard {
             bans: Bans::new(hasher.clone(), BANS_MAX),
             crowded: 0,
             posts: Posts::new(hasher.clone()),
+            broadcasts: Broadcasts::default(),
+            evictions: Evictions::default(),
             hasher,
             wheel: Wheel::new(now.mono),
             queued_connections: VecDeque::new(),

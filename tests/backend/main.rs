@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a node that cannot be set up is a failure
 
+mod broadcast;
 #[allow(dead_code)] // it is that of another test, which needs more of it
 #[path = "../abuse/node.rs"]
 mod node;
 mod posts;
+mod sight;
 mod users;
 mod views;
 
