@@ -327,6 +327,8 @@ label! {
         Input = "input",
         /// Messages between cores.
         Bus = "bus",
+        /// What waits for the store to be on disk.
+        Store = "store",
         /// TLS.
         Tls = "tls",
         /// Kept for the next turn; given back first.

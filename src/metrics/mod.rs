@@ -17,6 +17,7 @@ pub mod ledger;
 pub(crate) mod lint;
 pub mod memory;
 pub mod sizes;
+pub mod store;
 pub mod text;
 
 pub use digest::Digest;
@@ -29,6 +30,7 @@ pub use latency::Latency;
 pub use ledger::Ledger;
 pub use memory::Memory;
 pub use sizes::Sizes;
+pub use store::Store;
 
 /// Everything that one core counts, or all cores together after `merge`.
 #[derive(Clone, Default, Debug)]
@@ -57,6 +59,8 @@ pub struct Metrics {
     pub tls: Tls,
     /// What is held in memory, and what was given back to stay within the budget.
     pub memory: Memory,
+    /// What is handed over to be kept on disk.
+    pub store: Store,
     /// Gauge: timers waiting in the wheel.
     pub timers: u64,
 }
@@ -78,6 +82,7 @@ impl Metrics {
             lag,
             tls,
             memory,
+            store,
             timers,
         } = other;
         self.connections.merge(connections);
@@ -92,6 +97,7 @@ impl Metrics {
         self.lag.merge(lag);
         self.tls.merge(tls);
         self.memory.merge(memory);
+        self.store.merge(store);
         self.timers += timers;
     }
 }

@@ -165,6 +165,47 @@ impl HomeRoom {
         }
     }
 
+    /// A room as it was kept, without what is to be kept again: messages after the offset `newest`,
+    /// keys, how far users have read. Nobody is there, and that counts from `idle_since`.
+    pub fn restored(
+        epoch: Epoch,
+        newest: u64,
+        idle_since: Instant,
+        hasher: &ahash::RandomState,
+    ) -> HomeRoom {
+        HomeRoom {
+            history: History::after_offset(newest),
+            ..HomeRoom::new(epoch, idle_since, hasher)
+        }
+    }
+
+    /// Remembers an accepted publish of an earlier run.
+    pub fn remember(
+        &mut self,
+        (user, message_id): (Option<&UserId>, &str),
+        offset: u64,
+        at: Instant,
+        limits: &RoomLimits,
+        hasher: &ahash::RandomState,
+    ) {
+        if limits.idempotency_keys_max > 0 {
+            let fresh = || Box::new(Accepted::new(hasher.clone()));
+            let accepted = self.accepted.get_or_insert_with(fresh);
+            accepted.insert(user, message_id, offset, at, limits.idempotency_keys_max);
+        }
+    }
+
+    /// Remembers how far a user that is not here has read.
+    pub fn restore_read(&mut self, user: &UserId, offset: u64) {
+        let hasher = self.users.hasher();
+        let signals = self
+            .signals
+            .get_or_insert_with(|| Box::new(UserMap::new(hasher.clone())));
+        if signals.len() <= READ_POSITIONS_MAX && offset > 0 {
+            signals.with(user, |of_user| of_user.read = of_user.read.max(offset));
+        }
+    }
+
     /// The epoch of its position.
     pub fn epoch(&self) -> Epoch {
         self.epoch

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::ConnectionRef;
-use crate::bus::{BusMessage, Obeyed, Order, OrderFault};
+use crate::bus::{BusMessage, Obeyed, Order, OrderFault, StoredBan};
 use crate::metrics::Limited;
 use crate::protocol::{Code, UserId};
 use crate::room::UserMap;
@@ -63,24 +63,33 @@ impl Bans {
         !self.users.is_empty() && self.users.get(user).is_some_and(|ban| ban.until > now)
     }
 
-    fn insert(&mut self, user: &UserId, until: Instant, now: Instant) -> Result<(), OrderFault> {
-        if self.users.len() >= self.max && !self.users.contains(user) {
-            self.sweep(now);
+    /// Answers those whose bans went, because they were over and there was no other place.
+    fn insert(
+        &mut self,
+        user: &UserId,
+        until: Instant,
+        now: Instant,
+    ) -> Result<Vec<UserId>, OrderFault> {
+        let is_full = |bans: &Bans| bans.users.len() >= bans.max && !bans.users.contains(user);
+        let mut over = Vec::new();
+        if is_full(self) {
+            over = self.sweep(now);
         }
-        if self.users.len() >= self.max && !self.users.contains(user) {
+        if is_full(self) {
             return Err(OrderFault::TooManyBans { max: self.max });
         }
         self.users.with(user, |ban| ban.until = until);
-        Ok(())
+        Ok(over)
     }
 
-    /// Forgets the bans that are over.
-    fn sweep(&mut self, now: Instant) {
+    /// Forgets the bans that are over, and says whose.
+    fn sweep(&mut self, now: Instant) -> Vec<UserId> {
         let over = self.users.iter().filter(|(_, ban)| ban.until <= now);
         let over: Vec<UserId> = over.map(|(user, _)| user.clone()).collect();
-        for user in over {
-            self.users.remove(&user);
+        for user in &over {
+            self.users.remove(user);
         }
+        over
     }
 
     /// When the next ban is over that has an end.
@@ -116,11 +125,10 @@ impl Shard {
     pub fn handle_ban(&mut self, now: Now, user: &UserId, lasts: Option<Duration>) -> Obeyed {
         self.set_now(now);
         let until = lasts.map_or(NEVER, |lasts| self.now.mono + lasts);
-        self.bans.insert(user, until, self.now.mono)?;
-        self.metrics.limits.bans = self.bans.len() as u64;
-        if until < NEVER && self.bans.sweep.is_none() {
-            self.bans.sweep = Some(self.wheel.insert(until, Timer::Bans));
-        }
+        self.ban(user, until)?;
+        let lasts_ms = lasts.map(|lasts| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
+        let until_unix_ms = lasts_ms.map(|lasts| self.now.unix_ms.saturating_add(lasts));
+        self.record_ban(user, Some(until_unix_ms));
         let connections = self.connections_of(user);
         let limited = Limited::Banned;
         self.metrics
@@ -133,11 +141,38 @@ impl Shard {
         Ok(connections.len())
     }
 
+    fn ban(&mut self, user: &UserId, until: Instant) -> Result<(), OrderFault> {
+        for over in self.bans.insert(user, until, self.now.mono)? {
+            self.record_ban(&over, None);
+        }
+        self.metrics.limits.bans = self.bans.len() as u64;
+        if until < NEVER && self.bans.sweep.is_none() {
+            self.bans.sweep = Some(self.wheel.insert(until, Timer::Bans));
+        }
+        Ok(())
+    }
+
+    /// Takes in a ban of an earlier run, unless it is over.
+    pub(super) fn restore_ban(&mut self, ban: &StoredBan) {
+        let now = self.now;
+        let left = |until: u64| Duration::from_millis(until.saturating_sub(now.unix_ms));
+        let until = ban.until_unix_ms.map(|until| now.mono + left(until));
+        let until = until.unwrap_or(NEVER);
+        if until <= now.mono {
+            self.record_ban(&ban.user, None);
+        } else if self.ban(&ban.user, until).is_err() {
+            // No more than this were kept, unless the bound was another then.
+            debug_assert!(false, "more bans than may be");
+        }
+    }
+
     /// Lifts a ban. Says whether there was one.
     pub fn handle_unban(&mut self, now: Now, user: &UserId) -> bool {
         self.set_now(now);
         let was_banned = self.bans.holds(user, self.now.mono);
-        self.bans.users.remove(user);
+        if self.bans.users.remove(user).is_some() {
+            self.record_ban(user, None);
+        }
         self.metrics.limits.bans = self.bans.len() as u64;
         if self.bans.len() == 0
             && let Some(timer) = self.bans.sweep.take()
@@ -200,7 +235,9 @@ impl Shard {
     /// Some ban is over.
     pub(super) fn sweep_bans(&mut self) {
         self.bans.sweep = None;
-        self.bans.sweep(self.now.mono);
+        for over in self.bans.sweep(self.now.mono) {
+            self.record_ban(&over, None);
+        }
         self.metrics.limits.bans = self.bans.len() as u64;
         if let Some(end) = self.bans.next_end() {
             let due = end.max(self.now.mono + SWEEP_INTERVAL);
@@ -218,14 +255,15 @@ mod tests {
         let mut bans = Bans::new(ahash::RandomState::with_seeds(1, 2, 3, 4), 2);
         let user = |name: &str| UserId::from_name(name);
         let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
-        assert_eq!(bans.insert(&user("a"), at(5), at(0)), Ok(()));
-        assert_eq!(bans.insert(&user("b"), NEVER, at(0)), Ok(()));
+        assert_eq!(bans.insert(&user("a"), at(5), at(0)), Ok(vec![]));
+        assert_eq!(bans.insert(&user("b"), NEVER, at(0)), Ok(vec![]));
         let full = Err(OrderFault::TooManyBans { max: 2 });
         assert_eq!(bans.insert(&user("c"), NEVER, at(4)), full);
-        assert_eq!(bans.insert(&user("a"), at(6), at(4)), Ok(()), "known");
+        assert_eq!(bans.insert(&user("a"), at(6), at(4)), Ok(vec![]), "known");
         assert!(bans.holds(&user("a"), at(5)) && !bans.holds(&user("a"), at(6)));
         assert_eq!(bans.next_end(), Some(at(6)));
-        assert_eq!(bans.insert(&user("c"), at(9), at(6)), Ok(()));
+        let over = Ok(vec![user("a")]);
+        assert_eq!(bans.insert(&user("c"), at(9), at(6)), over);
         assert!(bans.holds(&user("b"), at(1_000_000)));
     }
 }

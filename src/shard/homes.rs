@@ -1,6 +1,7 @@
 //! The shard as the home of rooms: positions are given here, and what follows is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -19,6 +20,9 @@ use crate::room::home::{Held, Published, Share, Upkeep};
 use crate::shard::connection::Timer;
 use crate::shard::ruling::Ruling;
 use crate::shard::{Home, Shard, mix};
+
+/// When a room is looked at again that would be forgotten, and has messages which wait for the disk.
+const STAGED_AGAIN: Duration = Duration::from_millis(100);
 
 /// What is published.
 #[derive(Copy, Clone)]
@@ -55,7 +59,7 @@ struct Entrance {
 }
 
 impl Publisher<'_> {
-    fn sender(&self) -> Option<Sender<'_>> {
+    pub(super) fn sender(&self) -> Option<Sender<'_>> {
         match self {
             Publisher::Peer(peer, _) => Some(Sender {
                 client_id: peer.client_id,
@@ -66,7 +70,7 @@ impl Publisher<'_> {
     }
 
     /// As the metrics call it.
-    fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> Origin {
         match self {
             Publisher::Peer(..) => Origin::Connection,
             Publisher::Backend(..) => Origin::Backend,
@@ -74,7 +78,7 @@ impl Publisher<'_> {
     }
 
     /// The publishing connection, where there is one.
-    fn connection(&self) -> Option<ConnectionRef> {
+    pub(super) fn connection(&self) -> Option<ConnectionRef> {
         match self {
             Publisher::Peer(peer, _) => Some(peer.connection),
             Publisher::Backend(..) => None,
@@ -166,7 +170,9 @@ impl Shard {
                 let Some(home) = self.homes.find(hash, room) else {
                     return;
                 };
+                let before = self.read_of(home, &peer.user);
                 if self.change_home(home, |r| r.read(&peer.user, offset)) == Some(true) {
+                    self.record_read(home, &peer.user, before);
                     let offset = Offset(offset);
                     let event = Event::ReadReceipt {
                         room,
@@ -210,6 +216,7 @@ impl Shard {
         if let Some(made) = self.homes.get_mut(home) {
             made.upkeep = Some((timer, due));
         }
+        self.record_opened(home);
         Some(home)
     }
 
@@ -354,6 +361,7 @@ impl Shard {
 
     fn home_leave(&mut self, home: u32, peer: &Peer) {
         let now = self.now.mono;
+        let read = self.read_of(home, &peer.user);
         let Some(Home { room, .. }) = self.homes.get_mut(home) else {
             return;
         };
@@ -361,6 +369,7 @@ impl Shard {
         let before = room.held();
         let departure = room.leave(peer.connection, &peer.user, now);
         self.memory.note_home(before, room.held());
+        self.record_read(home, &peer.user, read);
         let Some(departure) = departure else {
             return;
         };
@@ -415,6 +424,9 @@ impl Shard {
         {
             return self.refuse_room(&excess, room, peer, correlation_id);
         }
+        if self.refuses_for_store(room, publisher) {
+            return;
+        }
         let Some(home) = self.home_or_new(hash, room) else {
             return self.refuse_publisher(room, publisher);
         };
@@ -422,6 +434,9 @@ impl Shard {
             return;
         };
         let ruling = self.home_ruling(home);
+        if self.stages() {
+            return self.stage((home, &key), ruling, publisher, publication);
+        }
         let Shard {
             homes,
             scratch,
@@ -454,6 +469,8 @@ impl Shard {
             }
             Published::Accepted { offset } => {
                 self.metrics.traffic.published.count(publisher.origin());
+                let user = publisher.sender().map(|sender| sender.user_id);
+                self.record_message(home, &key, user, message_id);
                 let except = publisher.connection().filter(|_| !echo);
                 let frame = std::mem::take(&mut self.scratch);
                 self.fan_out(home, &key, &frame, offset, except);
@@ -468,7 +485,7 @@ impl Shard {
     }
 
     /// Tells a publisher under which position its message was accepted.
-    fn answer_publisher(
+    pub(super) fn answer_publisher(
         &mut self,
         home: u32,
         key: &RoomKey,
@@ -512,7 +529,7 @@ impl Shard {
     }
 
     /// Sends an accepted message to every core with members.
-    fn fan_out(
+    pub(super) fn fan_out(
         &mut self,
         home: u32,
         room: &RoomKey,
@@ -607,7 +624,7 @@ impl Shard {
 
     /// Starts the clock of what a room keeps, for a message that was accepted now: one that runs
     /// may be for something that is due much later.
-    fn arm_upkeep_of_message(&mut self, home: u32, ruling: Ruling, has_key: bool) {
+    pub(super) fn arm_upkeep_of_message(&mut self, home: u32, ruling: Ruling, has_key: bool) {
         let limits = self.config.limits(ruling);
         let has_key = has_key && limits.idempotency_keys_max > 0;
         let window = has_key.then_some(limits.idempotency_window);
@@ -638,6 +655,7 @@ impl Shard {
     pub(super) fn upkeep(&mut self, home: u32) {
         let now = self.now.mono;
         let ruling = self.follow_rules(home);
+        let (kept_since, is_staged) = (self.kept_since(home), self.is_staged(home));
         let Some(Home {
             room,
             upkeep,
@@ -649,7 +667,11 @@ impl Shard {
         };
         *upkeep = None;
         let before = room.held();
-        let found = room.upkeep(now, self.config.limits(ruling));
+        let found = match room.upkeep(now, self.config.limits(ruling)) {
+            // Its messages wait for the disk: it is looked at again when they are there.
+            Upkeep::Forget if is_staged => Upkeep::At(now + STAGED_AGAIN),
+            found => found,
+        };
         let after = match found {
             Upkeep::Forget => Held::default(),
             Upkeep::Nothing | Upkeep::At(_) => room.held(),
@@ -664,9 +686,12 @@ impl Shard {
                 if let Some(timer) = summary.take() {
                     self.wheel.cancel(timer);
                 }
+                self.record_forgotten(home);
                 self.homes.remove(home);
                 self.rooms_forgotten += 1;
+                return;
             }
         }
+        self.record_trimmed(home, kept_since);
     }
 }

@@ -169,6 +169,7 @@ impl Shard {
                 MemoryKind::Bus,
                 outside.bus + self.outgoing_bytes() + self.posts.heap_bytes(),
             ),
+            (MemoryKind::Store, self.store_bytes()),
             (MemoryKind::Tls, outside.tls),
             (
                 MemoryKind::Spare,
@@ -227,6 +228,8 @@ impl Shard {
             MemoryKind::Bus,
             self.memory.outside.bus + self.outgoing_bytes() + self.posts.recounted_bytes(),
         );
+        let store = self.durable.as_ref().map_or(0, |it| it.recounted_bytes());
+        set(MemoryKind::Store, store);
         counts
     }
 
@@ -249,6 +252,12 @@ impl Shard {
             + (self.spares.held_bytes() + self.queues.held_bytes() + input + spare)
             + self.broadcasts.heap_bytes()
             + (outside.bus + outside.tls + self.outgoing_bytes() + self.posts.heap_bytes())
+            + self.store_bytes()
+    }
+
+    /// Bytes that wait for the store.
+    fn store_bytes(&self) -> usize {
+        self.durable.as_ref().map_or(0, |it| it.held_bytes())
     }
 
     /// Bytes of messages to other cores that this turn has made so far.
@@ -278,10 +287,12 @@ impl Shard {
         home: u32,
         change: impl FnOnce(&mut HomeRoom) -> R,
     ) -> Option<R> {
+        let kept_since = self.kept_since(home);
         let room = &mut self.homes.get_mut(home)?.room;
         let before = room.held();
         let result = change(room);
         self.memory.note_home(before, room.held());
+        self.record_trimmed(home, kept_since);
         Some(result)
     }
 }

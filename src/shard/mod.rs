@@ -51,6 +51,7 @@ pub use backend::{
 pub use bans::BANS_MAX;
 pub use config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX, Overflow, ShardConfig};
 pub use connection::Phase;
+pub use durable::STALL;
 pub use flush::{Sent, Transport};
 pub use memory::{CONNECTION_BYTES, HOME_BYTES, LOCAL_BYTES, Outside, PLACE_BYTES};
 pub use relief::{Load, Pressure};
@@ -73,6 +74,7 @@ use crate::session::SpareQueues;
 use crate::shard::backend::{Broadcasts, Evictions, Posts};
 use crate::shard::bans::Bans;
 use crate::shard::connection::{Connection, FeedId, Timer};
+use crate::shard::durable::Durable;
 use crate::shard::flush::{Finding, Moment, Shared, Visited};
 use crate::shard::memory::Memory;
 use crate::shard::relief::Relief;
@@ -195,6 +197,8 @@ pub struct Shard {
     evictions: Evictions,
     /// For the operator's backend, where it wants to know.
     notices: Vec<Notice>,
+    /// For the store, where there is one.
+    durable: Option<Box<Durable>>,
     /// What is to go to each core, once there is something.
     outboxes: Vec<Option<Batch>>,
     batches: Batches,
@@ -244,7 +248,6 @@ impl Shard {
             posts: Posts::new(hasher.clone()),
             broadcasts: Broadcasts::default(),
             evictions: Evictions::default(),
-            hasher,
             wheel: Wheel::new(now.mono),
             queued_connections: VecDeque::new(),
             queued_feeds: VecDeque::new(),
@@ -254,6 +257,8 @@ impl Shard {
             questions: VecDeque::new(),
             answers: Vec::new(),
             notices: Vec::new(),
+            durable: Durable::new(&config, &hasher),
+            hasher,
             outboxes: (0..config.cores).map(|_| None).collect(),
             batches: Batches::default(),
             spares: Spares::default(),

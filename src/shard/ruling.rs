@@ -107,6 +107,7 @@ impl Shard {
             return known;
         };
         let ruling = self.ruling_by_name(key.name());
+        let kept_since = self.kept_since(home);
         let Shard {
             homes,
             config,
@@ -120,6 +121,7 @@ impl Shard {
             home.room.follow(now.mono, config.limits(ruling));
             memory.note_home(before, home.room.held());
         }
+        self.record_trimmed(home, kept_since);
         ruling
     }
 
