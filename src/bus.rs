@@ -22,7 +22,7 @@ mod query;
 mod record;
 
 pub use batch::{Batch, Batches, Bytes};
-pub use notice::{Notice, Noticed};
+pub use notice::{Heard, Notice, NoticeReceiver, NoticeSender, Noticed, notice_channel};
 pub use order::{Obeyed, Order, OrderFault, OrderReply};
 pub use query::{
     Answer, ApiAnswer, ApiAsk, Crowd, Evicted, Laggard, MemberFacts, Past, Position, Post, Query,

@@ -38,7 +38,8 @@ use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 use crate::address::{ConnectionRef, CoreId, PeerAddress};
 use crate::bus::{
-    Answer, ApiAsk, Batch, Mailbox, Notice, Order, OrderReply, Outlet, Query, Records, Stored, Wake,
+    Answer, ApiAsk, Batch, Mailbox, NoticeSender, Order, OrderReply, Outlet, Query, Records,
+    Stored, Wake,
 };
 use crate::gate::{Policy, Question, Verdict};
 use crate::metrics::{Metrics, Phase, Reject, SnapshotReply};
@@ -165,7 +166,7 @@ pub struct Links {
     /// Takes answers to the control plane's questions.
     pub answers: Option<UnboundedSender<Vec<Answer>>>,
     /// Takes what the operator's backend is to know. Where it is full, that is dropped and counted.
-    pub notices: Option<Sender<Vec<Notice>>>,
+    pub notices: Option<NoticeSender>,
     /// Takes what is to be kept on disk.
     pub records: Option<crossbeam_channel::Sender<Records>>,
 }
@@ -614,8 +615,7 @@ impl Reactor {
         if let Some(notices) = self.shard.poll_notices()
             && let Some(link) = &self.links.notices
         {
-            // Whoever reads them counts what did not come.
-            let _full = link.try_send(notices);
+            link.send(notices);
         }
         if let Some(records) = self.shard.poll_records()
             && let Some(link) = &self.links.records

@@ -28,7 +28,7 @@ pub use sight::{EVICTIONS_MAX, TOP_MAX};
 pub use views::{HISTORY_LISTED_MAX, PLACES_MAX, ROOMS_LISTED_MAX};
 
 use crate::address::RoomKey;
-use crate::bus::{Answer, ApiAnswer, ApiAsk, Notice, Query, Refused, Ticket};
+use crate::bus::{Answer, ApiAnswer, ApiAsk, Query, Refused, Ticket};
 use crate::metrics::AskType;
 use crate::protocol::Code;
 use crate::protocol::ids::{NAME_BYTES_MAX, is_room_name};
@@ -74,11 +74,6 @@ impl Shard {
     /// What is to be sent to the control plane: answers to its questions.
     pub fn poll_answers(&mut self) -> Option<Vec<Answer>> {
         (!self.answers.is_empty()).then(|| std::mem::take(&mut self.answers))
-    }
-
-    /// What the operator's backend is to know.
-    pub fn poll_notices(&mut self) -> Option<Vec<Notice>> {
-        (!self.notices.is_empty()).then(|| std::mem::take(&mut self.notices))
     }
 
     fn answer_query(&mut self, ticket: Ticket, answer: ApiAnswer) {

@@ -308,6 +308,7 @@ impl Shard {
             return self.not_let_in(key, peer, correlation_id, why, credits);
         }
         let before = room.held();
+        let was_vacant = room.user_count() == 0;
         let joined = room.join(peer.connection, &peer.user, presence, history, recover);
         if let Some(info) = &info {
             room.describe(&peer.user, info);
@@ -328,6 +329,9 @@ impl Shard {
             credits,
         };
         // Before the answer, which may find that the connection has to go, and that it left.
+        if was_vacant {
+            self.room_occupied(&welcome.room);
+        }
         if joined.user_is_new {
             self.tell_presence(home, &peer.user, true, info.as_deref());
         }
@@ -383,6 +387,7 @@ impl Shard {
                 .get(home)
                 .is_some_and(|h| h.room.user_count() == 0)
             {
+                self.room_vacated(home);
                 self.rearm_upkeep(home);
             }
         }

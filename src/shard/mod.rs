@@ -36,6 +36,7 @@ mod laggards;
 mod limits;
 mod members;
 mod memory;
+mod notices;
 mod pass;
 mod permission;
 mod relief;

@@ -59,6 +59,9 @@ impl Shard {
         } else if others < max {
             self.users
                 .with(&user, |connections| connections.push(connection));
+            if others == 0 {
+                self.user_connected(&user);
+            }
         } else {
             self.metrics.limits.met.count(Limited::UserConnections);
             self.order_close(connection, Code::OverCapacity);
@@ -88,6 +91,7 @@ impl Shard {
         connections.retain(|c| *c != connection);
         if connections.is_empty() {
             self.users.remove(user);
+            self.user_disconnected(user);
         }
     }
 

@@ -9,6 +9,7 @@
 //!           world   the reactor's turns, the bus, the clock ── Shard × 1..4
 //!           wire    sockets of some size; every frame is judged as it is written by
 //!           session · member   what one connection was told and must be given
+//!           doorman            what the operator's backend hears
 //!           truth              what all of them together were shown
 //!           verdict  the end of the day
 //! ```
@@ -18,6 +19,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a simulation that cannot go on has failed
 
+mod doorman;
 mod law;
 mod member;
 mod operator;
@@ -153,7 +155,7 @@ fn run_many(start: u64, count: u64) -> Told {
 }
 
 /// What a few hundred days must have met, or they prove little.
-const MET: [&str; 56] = [
+const MET: [&str; 60] = [
     "auth_response",
     "close 1000",
     "close 1001",
@@ -203,6 +205,8 @@ const MET: [&str; 56] = [
     "pressure and tokens",
     "read_receipt",
     "recovered",
+    "room occupied",
+    "room vacated",
     "room_joined",
     "room_left",
     "room_members",
@@ -210,6 +214,8 @@ const MET: [&str; 56] = [
     "token_expiring",
     "typing_start",
     "typing_stop",
+    "user connected",
+    "user disconnected",
 ];
 
 #[test]

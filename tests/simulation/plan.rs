@@ -242,7 +242,7 @@ fn config(rng: &mut Rng, cores: u16) -> ShardConfig {
     };
     ShardConfig {
         durability: Durability::Off,
-        gives_notice: false,
+        gives_notice: true,
         core: CoreId(0),
         cores,
         seed: rng.u64(..),

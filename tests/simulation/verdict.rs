@@ -46,6 +46,7 @@ impl World {
             }
         }
         self.counts_agree()?;
+        self.notices_agree()?;
         self.judge_directs()?;
         self.relieves = true;
         self.everyone_goes()?;
@@ -91,7 +92,7 @@ impl World {
     }
 
     /// The users of a room with their connections, as their clients know it.
-    fn listing(&self, room: &str) -> BTreeMap<String, u64> {
+    pub fn listing(&self, room: &str) -> BTreeMap<String, u64> {
         let mut users = BTreeMap::new();
         for peer in &self.peers {
             let is_in = peer.is_open() && peer.session.members.contains_key(room);
@@ -271,6 +272,7 @@ impl World {
             self.advance(long + Duration::from_secs(2))?;
         }
         self.settle()?;
+        self.notices_are_over()?;
         for core in 0..self.cores.len() {
             let shard = &mut self.cores[core].shard;
             let footprint = shard.footprint();

@@ -11,6 +11,7 @@ use tidewheel::metrics::Metrics;
 use tidewheel::shard::{Action, Load, Outside, Overflow, Phase, Pressure, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
 
+use crate::doorman::Doorman;
 use crate::operator::Orders;
 use crate::peer::Peer;
 use crate::plan::{Plan, Temper};
@@ -53,6 +54,7 @@ pub struct World {
     pub truth: Truth,
     pub trace: Trace,
     pub orders: Orders,
+    pub doorman: Doorman,
     /// How many times everything had come to rest.
     pub rests: u64,
     pub questions: u64,
@@ -107,6 +109,7 @@ impl World {
             peers: Vec::new(),
             truth: Truth::default(),
             orders: Orders::new(cores),
+            doorman: Doorman::default(),
             trace: Trace::new(echoing),
             rests: 0,
             questions: 0,
@@ -174,6 +177,7 @@ impl World {
         self.act(core, now)?;
         self.audit(core, "actions")?;
         self.send_mail(core);
+        self.take_notices(core)?;
         self.accept(core, turn, now)?;
         self.cores[core].shard.handle_turn_end(now.mono, now.mono);
         Ok(())
@@ -528,6 +532,7 @@ impl World {
             if self.is_settled() {
                 self.rest();
                 self.users_are_within_limits()?;
+                self.notices_count_users()?;
                 return self.logs_are_empty();
             }
         }
