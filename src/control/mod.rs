@@ -21,6 +21,7 @@ mod dashboard;
 mod listen;
 mod live;
 mod node;
+mod outbound;
 mod problem;
 mod process;
 mod readiness;
@@ -41,6 +42,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 pub use access::{Access, AccessError, AccessSettings};
+pub use outbound::EndpointError;
 pub use problem::Problem;
 pub use readiness::{Phase, Readiness};
 pub use scrape::Cores;

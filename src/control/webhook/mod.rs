@@ -31,6 +31,7 @@ pub(super) use counters::Counters;
 
 use crate::address::ConnectionRef;
 use crate::control::Cores;
+use crate::control::outbound::EndpointError;
 use crate::control::webhook::backend::{Answer, Backend};
 use crate::control::webhook::cache::{Cache, Key, Keys};
 use crate::control::webhook::circuit::Circuit;
@@ -61,33 +62,9 @@ pub struct WebhookSettings {
 /// Why nobody can be asked. None of it holds a secret.
 #[derive(Debug, Error)]
 pub enum WebhookError {
-    /// It is no address of HTTP.
-    #[error("--auth-webhook-url {0} is not a URL; write http://HOST/PATH or https://HOST/PATH")]
-    BadUrl(String),
-    /// A file cannot be read.
-    #[error("could not read --{flag} {path}: {error}", path = path.display())]
-    Unreadable {
-        /// Which flag names it.
-        flag: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        error: std::io::Error,
-    },
-    /// A secret that could be guessed.
-    #[error(
-        "the secret in --auth-webhook-secret-file has {0} bytes and at least 16 are wanted; \
-         make one: openssl rand -hex 32"
-    )]
-    ShortSecret(usize),
-    /// Nobody could vouch for the backend.
-    #[error(
-        "no certificate to hold the backend of {0} against; name a file: --auth-webhook-ca-file"
-    )]
-    NoRoots(String),
-    /// TLS is not to be had.
-    #[error("TLS for the webhook: {0}")]
-    Tls(#[from] rustls::Error),
+    /// The backend cannot be spoken to.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// No random numbers.
     #[error("the system has no random numbers to keep the webhook's cache safe with")]
     NoRandomness,
