@@ -32,14 +32,16 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 7] = [
+static FILES: [File; 9] = [
     file!("/", HTML, "dashboard.html"),
     file!("/dashboard/style.css", STYLE, "style.css"),
     file!("/dashboard/app.js", SCRIPT, "app.js"),
     file!("/dashboard/base.js", SCRIPT, "base.js"),
     file!("/dashboard/chart.js", SCRIPT, "chart.js"),
     file!("/dashboard/overview.js", SCRIPT, "overview.js"),
-    file!("/dashboard/pages.js", SCRIPT, "pages.js"),
+    file!("/dashboard/live.js", SCRIPT, "live.js"),
+    file!("/dashboard/rooms.js", SCRIPT, "rooms.js"),
+    file!("/dashboard/users.js", SCRIPT, "users.js"),
 ];
 
 /// The page's paths.

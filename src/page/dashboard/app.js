@@ -1,0 +1,122 @@
+// The frame around all pages: where one is, how the link is, who one is, what it looks like.
+import { ask, attribute, changes, clock, field, h, seconds, session, tell, write } from './base.js';
+import { link, STALE_MS, store } from './live.js';
+import { Overview } from './overview.js';
+import { Room, Rooms } from './rooms.js';
+import { User, Users } from './users.js';
+
+const $ = id => document.getElementById(id);
+
+// ---- Where one is.
+let page = null, isFirst = true;
+function decoded(text) { try { return decodeURIComponent(text); } catch { return text; } }
+function pageOf(hash) {
+  const [, kind = '', rest] = /^#?\/?([^/]*)(?:\/(.*))?$/s.exec(hash) ?? [];
+  if (kind === 'rooms') return rest ? ['rooms', new Room(decoded(rest))] : ['rooms', new Rooms()];
+  if (kind === 'users') return rest ? ['users', new User(decoded(rest))] : ['users', new Users()];
+  return ['overview', new Overview()];
+}
+function go() {
+  page?.leave?.();
+  const [kind, next] = pageOf(location.hash);
+  page = next;
+  for (const a of document.querySelectorAll('nav a')) attribute(a, 'aria-current', a.dataset.page === kind && 'page');
+  $('main').replaceChildren(page.node);
+  document.title = `${page.title} · Tidewheel`;
+  // One is told where one has come to; a reload leaves the focus where it was.
+  if (!isFirst) { scrollTo(0, 0); page.node.querySelector('h1')?.focus({ preventScroll: true }); }
+  isFirst = false;
+  page.update?.(store);
+}
+addEventListener('hashchange', go);
+$('skip').onclick = event => { event.preventDefault(); $('main').focus(); };
+
+// ---- How the link is.
+const banner = (kind, ...children) => h('div', { class: `banner ${kind}` }, ...children);
+const again = h('button', { class: 'btn small', type: 'button', onclick: () => link.open() }, 'Try now');
+const stale = banner('bad', h('span', {}), again), draining = banner('warn', h('span', {}, 'This node is draining: clients are told to connect elsewhere, and new ones are refused.'));
+const starting = banner('warn', h('span', {}, 'This node is starting.')), stuck = banner('warn', h('span', {}));
+
+function paint() {
+  const isIn = link.state !== 'signed-out' && link.state !== 'forbidden', isOld = link.age > STALE_MS;
+  const state = !isIn ? 'out' : link.age === Infinity ? 'connecting' : isOld ? 'stale' : 'live';
+  document.body.dataset.state = state;
+  write($('state'), { out: link.state === 'forbidden' ? 'Not allowed' : 'Signed out', connecting: link.state === 'waiting' ? 'Not reached' : 'Connecting', stale: 'Stale', live: 'Live' }[state]);
+  const wait = Math.ceil((link.until - performance.now()) / 1000), isWaiting = link.state === 'waiting' && wait > 0;
+  if (isIn && (isOld && link.age !== Infinity || link.state === 'waiting')) {
+    const old = store.event ? `Figures are those of ${clock(store.event.unix_ms)}, ${seconds(Math.round(link.age / 1000))} old. ` : '';
+    write(stale.firstChild, `${old}${link.why || 'The server is silent.'}${isWaiting ? ` Trying again in ${wait} s.` : ''}`);
+    if (!stale.isConnected) $('banners').append(stale);
+  } else stale.remove();
+  const phase = store.event?.node.phase;
+  place(draining, phase === 'draining' && isIn); place(starting, phase === 'starting' && isIn);
+  const silent = store.event?.digest.cores.filter(core => !core.is_up).map(core => core.core) ?? [];
+  write(stuck.firstChild, `${silent.length > 1 ? `Cores ${silent.join(', ')} do` : `Core ${silent[0]} does`} not answer: their figures are the last they gave.`.replace(': their', silent.length > 1 ? ': their' : ': its').replace('they gave', silent.length > 1 ? 'they gave' : 'it gave'));
+  place(stuck, silent.length > 0 && isIn);
+}
+function place(node, isThere) { if (isThere !== node.isConnected) { if (isThere) $('banners').append(node); else node.remove(); } }
+
+changes.addEventListener('figures', () => { if (!document.hidden) { page?.update?.(store); paint(); } });
+changes.addEventListener('link', () => { if (link.state === 'signed-out') signIn(link.why); if (link.state === 'forbidden') signIn(link.why); paint(); });
+setInterval(paint, 1000);
+document.addEventListener('visibilitychange', () => { if (!document.hidden) { page?.update?.(store); paint(); if (link.age > STALE_MS && link.state !== 'signed-out') link.open(); } });
+addEventListener('online', () => link.open());
+
+// ---- Who one is. The key stays in this tab and goes with it.
+let door = null;
+function signIn(why) {
+  if (door?.isConnected) return;
+  const key = h('input', { type: 'password', autocomplete: 'off', spellcheck: 'false', required: true });
+  door = ask({
+    title: 'Sign in with an API key', label: 'Sign in',
+    about: [h('p', {}, why || 'This node asks for a key of its --api-key-file. A key with the scope read shows figures; publish and admin also let you act.'), h('p', { class: 'hint' }, 'It is kept in this tab alone, until the tab is closed or you sign out.')],
+    fields: [field('API key', key)],
+    async run() {
+      const typed = key.value.trim();
+      if (!typed) throw new Error('Paste a key first.');
+      // A key goes in a header: what cannot stand there is no key.
+      if (!/^[\x21-\x7e]+$/.test(typed)) throw new Error('A key has letters, digits and signs, without spaces.');
+      const was = session.key;
+      session.key = typed;
+      const answer = await fetch('api/v1/node', { headers: { authorization: `Bearer ${typed}` }, cache: 'no-store' }).catch(() => null);
+      if (!answer || answer.status === 401) {
+        session.key = was;
+        throw new Error(answer ? 'This key is not accepted.' : 'The server cannot be reached.');
+      }
+      session.state = 'in'; tell('session');
+      link.open(); go();
+      return 'Signed in.';
+    },
+  });
+}
+function signOut() {
+  session.key = null; Object.assign(session, { state: 'out', name: null, scopes: null });
+  Object.assign(store, { event: null, past: [], recent: [], node: null, heardAt: 0 });
+  link.stop(); tell('session'); go(); link.open();
+}
+function paintKey() {
+  const button = $('key'), isIn = session.state === 'in';
+  button.hidden = session.state === 'none';
+  write(button, isIn ? `${session.name ?? 'Key'}${session.scopes ? ` · ${session.scopes.join(', ')}` : ''}` : 'Sign in');
+  button.title = isIn ? 'Sign out' : '';
+  attribute(button, 'aria-label', isIn ? `Signed in as ${button.textContent}. Sign out` : null);
+}
+$('key').onclick = () => { if (session.state === 'in') signOut(); else signIn(); };
+changes.addEventListener('session', paintKey);
+changes.addEventListener('session', () => { if (session.state === 'out' && link.state === 'live') link.open(); });
+paintKey();
+
+// ---- What it looks like.
+const THEMES = ['auto', 'light', 'dark'];
+function theme(wanted) {
+  document.documentElement.dataset.theme = wanted;
+  $('theme').ariaLabel = $('theme').title = `Theme: ${wanted}`;
+  try { localStorage.setItem('tidewheel.theme', wanted); } catch { /* for this time only */ }
+}
+$('theme').onclick = () => theme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]);
+let wanted = null;
+try { wanted = localStorage.getItem('tidewheel.theme'); } catch { /* as the system has it */ }
+theme(THEMES.includes(wanted) ? wanted : 'auto');
+
+go();
+link.open();
