@@ -235,9 +235,10 @@ impl Plane {
         let asked = (Arc::clone(&cores), switchboard.clone());
         let (seen, ready) = (Arc::clone(&scraper), Arc::clone(&readiness));
         let live = Live::new(seen, asked, ready, stopped.clone());
+        let watched = live::routes(access.clone(), Arc::clone(&live));
         let router = routes::router(access, scraper, readiness)
             .merge(dashboard::routes())
-            .merge(live::routes(Arc::clone(&live)));
+            .merge(watched);
         let thread = thread::Builder::new()
             .name("tidewheel-control".to_owned())
             .spawn(move || {

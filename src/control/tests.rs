@@ -424,3 +424,5 @@ fn a_dropped_handle_stops_the_thread() {
     drop(plane.handle);
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
 }
+
+mod live;

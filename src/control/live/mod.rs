@@ -93,7 +93,11 @@ impl Live {
     pub(super) async fn serve(self: Arc<Live>) {
         let mut ticks = interval(EVENT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = self.look().await;
+        // Of what was before the first look nothing is known: it has gauges and no rates.
+        let mut last = Look {
+            reports: Arc::default(),
+            asked_at: Instant::now(),
+        };
         let mut last_point = last.clone();
         loop {
             ticks.tick().await;

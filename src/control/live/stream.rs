@@ -1,10 +1,10 @@
 //! Watchers: `GET /api/v1/live` is an event stream that one reads with `fetch`, so that a key can go
 //! in a header.
 //!
-//! `past` is an array of points that the watcher does not know so far, `now` is the newest event. A
-//! watcher that is slow is given the newest event when it comes back, not each that it missed. The
-//! stream ends in good order before the listener's age limit would cut it; the page comes again and
-//! says in `since` what it has.
+//! `key` says who watches and what it may do, `past` is an array of points that the watcher does not
+//! know so far, `now` is the newest event. A watcher that is slow is given the newest event when it comes back, not each that it missed. The
+//! stream ends in good order before the listener's age limit would cut it; the page comes again, shows
+//! its key again, and says in `since` what it has.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,15 +14,16 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::{FromRef, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Frame;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
+use crate::control::access::{Access, Caller, Granted, Reading, Scope};
 use crate::control::live::{Live, WATCHERS_MAX};
 use crate::control::problem::Problem;
 
@@ -40,15 +41,38 @@ struct Since {
     since: u64,
 }
 
+/// The route's state.
+#[derive(Clone)]
+struct Doors {
+    access: Access,
+    live: Arc<Live>,
+}
+
+impl FromRef<Doors> for Access {
+    fn from_ref(doors: &Doors) -> Access {
+        doors.access.clone()
+    }
+}
+
+/// Who watches.
+#[derive(Serialize)]
+struct Key<'a> {
+    name: &'a str,
+    scopes: Vec<&'static str>,
+    /// Whether it showed a key: without keys everybody may do everything.
+    is_asked: bool,
+}
+
 /// The route, to be merged into the listener's.
-pub(in crate::control) fn routes(live: Arc<Live>) -> Router {
+pub(in crate::control) fn routes(access: Access, live: Arc<Live>) -> Router {
     Router::new()
         .route("/api/v1/live", get(watch))
-        .with_state(live)
+        .with_state(Doors { access, live })
 }
 
 async fn watch(
-    State(live): State<Arc<Live>>,
+    Granted(caller, ..): Granted<Reading>,
+    State(Doors { access, live }): State<Doors>,
     Query(Since { since }): Query<Since>,
 ) -> Result<Response, Problem> {
     let Ok(place) = Arc::clone(&live.places).try_acquire_owned() else {
@@ -57,7 +81,8 @@ async fn watch(
     };
     // One that waits: whoever does not read holds two events, no more.
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(feed(live, since, sender));
+    let key = named("key", &key(&caller, access.asks_for_keys()));
+    tokio::spawn(feed(live, since, key, sender));
     let described = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
@@ -72,10 +97,14 @@ async fn watch(
 }
 
 /// Tells one watcher until it goes, its time is over, or the control plane stops.
-async fn feed(live: Arc<Live>, since: u64, sender: mpsc::Sender<Bytes>) {
+async fn feed(live: Arc<Live>, since: u64, key: Bytes, sender: mpsc::Sender<Bytes>) {
     let ends_at = Instant::now() + AGE_MAX;
     let mut stopped = live.stopped.clone();
-    let telling = tell(&live, since, &sender, ends_at);
+    let telling = async {
+        if sender.send(key).await.is_ok() {
+            tell(&live, since, &sender, ends_at).await;
+        }
+    };
     tokio::select! {
         () = telling => {}
         () = sender.closed() => {}
@@ -115,6 +144,17 @@ async fn tell(live: &Live, mut since: u64, sender: &mpsc::Sender<Bytes>, ends_at
             return;
         }
     }
+}
+
+fn key(caller: &Caller, is_asked: bool) -> Vec<u8> {
+    let may = |scope: &Scope| caller.scopes.allow(*scope);
+    let scopes = Scope::ALL.into_iter().filter(may).map(Scope::text);
+    let key = Key {
+        name: &caller.name,
+        scopes: scopes.collect(),
+        is_asked,
+    };
+    serde_json::to_vec(&key).unwrap_or_default()
 }
 
 /// An event. JSON has no line breaks outside of strings, and none inside either.

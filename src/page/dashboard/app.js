@@ -35,6 +35,7 @@ $('skip').onclick = event => { event.preventDefault(); $('main').focus(); };
 const banner = (kind, ...children) => h('div', { class: `banner ${kind}` }, ...children);
 const again = h('button', { class: 'btn small', type: 'button', onclick: () => link.open() }, 'Try now');
 const stale = banner('bad', h('span', {}), again), draining = banner('warn', h('span', {}, 'This node is draining: clients are told to connect elsewhere, and new ones are refused.'));
+const outside = banner('warn', h('span', {}, 'This node shows itself to those with an API key.'), h('button', { class: 'btn small', type: 'button', onclick: () => signIn() }, 'Sign in'));
 const starting = banner('warn', h('span', {}, 'This node is starting.')), stuck = banner('warn', h('span', {}));
 
 function paint() {
@@ -48,6 +49,7 @@ function paint() {
     write(stale.firstChild, `${old}${link.why || 'The server is silent.'}${isWaiting ? ` Trying again in ${wait} s.` : ''}`);
     if (!stale.isConnected) $('banners').append(stale);
   } else stale.remove();
+  place(outside, !isIn);
   const phase = store.event?.node.phase;
   place(draining, phase === 'draining' && isIn); place(starting, phase === 'starting' && isIn);
   const silent = store.event?.digest.cores.filter(core => !core.is_up).map(core => core.core) ?? [];
@@ -97,7 +99,7 @@ function signOut() {
 function paintKey() {
   const button = $('key'), isIn = session.state === 'in';
   button.hidden = session.state === 'none';
-  write(button, isIn ? `${session.name ?? 'Key'}${session.scopes ? ` · ${session.scopes.join(', ')}` : ''}` : 'Sign in');
+  write(button, isIn ? `${session.name ?? 'Key'}${session.scopes ? ` · ${session.scopes.includes('admin') ? 'admin' : session.scopes.join(', ')}` : ''}` : 'Sign in');
   button.title = isIn ? 'Sign out' : '';
   attribute(button, 'aria-label', isIn ? `Signed in as ${button.textContent}. Sign out` : null);
 }

@@ -88,7 +88,7 @@ export const session = {
   },
   /** Why something of this scope cannot be done; null where it can. */
   lacks(scope) {
-    if (!this.scopes || this.scopes.includes(scope) || this.scopes.includes('admin')) return null;
+    if (!this.scopes || this.scopes.includes(scope)) return null;
     return `Your key${this.name ? ` “${this.name}”` : ''} may ${this.scopes.join(' and ')}; this needs a key with the scope ${scope}.`;
   },
 };

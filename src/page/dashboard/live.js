@@ -39,7 +39,7 @@ function take(event, data) {
     while (store.recent[0].unix_ms < store.event.unix_ms - FINE_MS) store.recent.shift();
   } else if (event === 'key') {
     const key = JSON.parse(data);
-    Object.assign(session, { state: session.key ? 'in' : 'none', name: key.name, scopes: key.scopes });
+    Object.assign(session, { state: key.is_asked ? 'in' : 'none', name: key.name, scopes: key.is_asked ? key.scopes : null });
     tell('session');
   }
 }
@@ -49,7 +49,6 @@ async function follow(signal, isLive) {
   const since = store.past.at(-1)?.unix_ms ?? 0;
   const answer = await fetch(`api/v1/live?since=${since}`, { headers: headers({ accept: 'text/event-stream' }), cache: 'no-store', signal });
   if (!answer.ok) throw await problem(answer);
-  if (session.key && session.state !== 'in') { session.state = 'in'; tell('session'); }
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
