@@ -29,7 +29,7 @@
 //! |---|---|---|
 //! | 8 | `main`, [`cli`] | flags, environment, file → settings → run → exit code |
 //! | 7 | [`server`] | puts the parts together: cores, control plane, signals, drain |
-//! | 6 | [`reactor`], [`control`] | the edges with the real clock: sockets and channels; HTTP for operators |
+//! | 6 | [`reactor`], [`control`], [`store`] | the edges with the real clock: sockets and channels; HTTP for operators; what is kept on disk |
 //! | 5 | [`shard`] | all the state of one core, without sockets and without a clock |
 //! | 4 | [`session`], [`room`], [`bus`] | one peer's queue · members, log, position, presence, history · messages between cores |
 //! | 3 | [`protocol`], [`gate`] | what peers ask and are told, in JSON · where a request leads |
@@ -58,5 +58,6 @@ pub mod room;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod store;
 pub mod time;
 pub mod wheel;

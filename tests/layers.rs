@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: [(u8, &[&str]); 8] = [
     (8, &["main", "cli"]),
     (7, &["server"]),
-    (6, &["reactor", "control"]),
+    (6, &["reactor", "control", "store"]),
     (5, &["shard"]),
     (4, &["session", "room", "bus"]),
     (3, &["protocol", "gate"]),

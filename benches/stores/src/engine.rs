@@ -245,7 +245,7 @@ impl Engine for SqliteKey {
 }
 
 /// SQLite's tree in the order of arrival; where each room's messages lie is known in memory only,
-/// eight bytes for each.
+/// 24 bytes for each.
 struct SqliteLog {
     connection: Connection,
     places: HashMap<u32, Vec<(u64, i64)>>,

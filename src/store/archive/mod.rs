@@ -1,0 +1,290 @@
+//! History as text, one JSON object a line: what `tidewheel history export` writes and `import`
+//! reads.
+//!
+//! ```text
+//! {"tidewheel_history":1,"whole":true}
+//! {"ban":{"user_id":"mallory"}}
+//! {"room":"chat:1","epoch":"0c3…","offset":2}
+//! {"offset":1,"timestamp":"2026-01-31T23:59:59.123Z","key":{"id":"m1","user_id":"ada"}}
+//! {"offset":2,"timestamp":"…","message_id":"m2","client_id":"4f…","user_id":"ada","payload":{"a":1}}
+//! {"read":{"user_id":"ada","offset":2}}
+//! ```
+//!
+//! A room's own line comes first, then its messages by offset, then how far users have read. A line
+//! with a `key` and without a `payload` is an idempotency key whose message is not kept. Where
+//! `whole` is false, clients may know of messages that are not there, and an import gives rooms new
+//! epochs. One room at a time is in memory, and where each message lies.
+
+mod line;
+mod reader;
+
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::contents::{Assembly, Contents};
+use super::database::{Database, Meta};
+use super::folder::Folder;
+use super::mirror::Mirror;
+use super::reading::Reading;
+use super::record::MessageRecord;
+use super::{StoreError, mode, open_database, repair};
+use crate::bus::{Durability, StoredMessage, StoredRoom};
+use crate::protocol::Epoch;
+use reader::Lines;
+
+pub use line::LineFault;
+
+/// Keys are kept however old they are.
+const FOR_EVER: Duration = Duration::MAX;
+
+/// What was written or read.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// Rooms.
+    pub rooms: u64,
+    /// Messages of these.
+    pub messages: u64,
+    /// Bans.
+    pub bans: u64,
+    /// Records and places that could not be read.
+    pub unreadable: u64,
+}
+
+/// Why history was not moved.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The text cannot be read or written.
+    #[error("cannot read or write the text: {0}")]
+    Text(#[from] io::Error),
+    /// A message on disk is no `message` object.
+    #[error("message {offset} of room {room:?} is none that Tidewheel writes")]
+    Message {
+        /// The room.
+        room: Box<str>,
+        /// The offset.
+        offset: u64,
+    },
+    /// A line is not what it should be.
+    #[error("line {number}: {fault}; nothing was imported")]
+    Line {
+        /// Counted from 1.
+        number: u64,
+        /// What is wrong with it.
+        fault: LineFault,
+    },
+    /// What is there already is damaged.
+    #[error(
+        "the history in {0} is damaged; start the server with it once, which keeps what is whole, and \
+         import then"
+    )]
+    Damaged(String),
+}
+
+/// An open folder: its history, but for bodies.
+struct Archive {
+    folder: Folder,
+    database: Database,
+    contents: Contents,
+    mirror: Mirror,
+    unreadable: u64,
+    is_whole: bool,
+    is_new: bool,
+}
+
+impl Archive {
+    fn open(path: &Path, create: bool, seed: u64, now_unix_ms: u64) -> Result<Archive, StoreError> {
+        let folder = Folder::open(path, create)?;
+        let is_new = !folder.database().exists();
+        let fault = |error: &rusqlite::Error| StoreError::database(&folder, error);
+        let database = open_database(&folder).map_err(|error| fault(&error))?;
+        if let Some(found) = database.newer_version() {
+            let folder = folder.path().to_owned();
+            return Err(StoreError::NewerFormat { folder, found });
+        }
+        let reading = Reading::of(&database, false).map_err(|error| fault(&error))?;
+        let was_async = reading.mode != Some(mode(Durability::Fsync));
+        let commits = u64::try_from(reading.commits.unwrap_or(0)).unwrap_or(0);
+        let has_all = folder.marked().is_none_or(|marked| marked <= commits);
+        let is_clean = is_new || reading.clean == Some(1) || !was_async;
+        let unreadable = reading.broken + reading.gaps;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut new_epoch = || Epoch(random.u64(..));
+        let mirror = Mirror::new(FOR_EVER);
+        let assembly = Assembly::of(reading, mirror, now_unix_ms, &mut new_epoch);
+        Ok(Archive {
+            is_whole: is_clean && has_all && unreadable == 0 && assembly.lacking.is_empty(),
+            contents: assembly.contents,
+            mirror: assembly.mirror,
+            folder,
+            database,
+            unreadable,
+            is_new,
+        })
+    }
+
+    fn fault(&self, error: &rusqlite::Error) -> StoreError {
+        StoreError::database(&self.folder, error)
+    }
+
+    /// Puts the bodies into a room that was read without.
+    fn fill(&self, room: &mut StoredRoom) -> Result<(), ArchiveError> {
+        let rows = self.mirror.rooms.get(&room.name).map(|room| &room.rows);
+        for (message, row) in room.messages.iter_mut().zip(rows.into_iter().flatten()) {
+            let record = self.database.message(row.place);
+            let record = record.map_err(|error| self.fault(&error))?;
+            let record = record.as_deref().and_then(MessageRecord::decode);
+            let Some(record) = record else {
+                let (room, offset) = (room.name.clone(), row.offset);
+                return Err(ArchiveError::Message { room, offset });
+            };
+            *message = StoredMessage {
+                unix_ms: record.unix_ms,
+                body: record.body.into(),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Writes the rooms that `wanted` says yes to, and all bans where `with_bans`.
+///
+/// # Errors
+/// [`ArchiveError`]; what was written until then is not whole.
+pub fn export(
+    folder: &Path,
+    now_unix_ms: u64,
+    wanted: impl Fn(&str) -> bool,
+    with_bans: bool,
+    out: &mut impl Write,
+) -> Result<Moved, ArchiveError> {
+    let mut archive = Archive::open(folder, false, 0, now_unix_ms)?;
+    let mut moved = Moved {
+        unreadable: archive.unreadable,
+        ..Moved::default()
+    };
+    let mut text = Vec::new();
+    line::head(archive.is_whole, &mut text);
+    if with_bans {
+        for ban in &archive.contents.bans {
+            line::ban(ban, &mut text);
+            moved.bans += 1;
+        }
+    }
+    out.write_all(&text)?;
+    let mut rooms = std::mem::take(&mut archive.contents.rooms);
+    for room in rooms.iter_mut().filter(|room| wanted(&room.name)) {
+        archive.fill(room)?;
+        text.clear();
+        line::room(room, &mut text)?;
+        out.write_all(&text)?;
+        moved.rooms += 1;
+        moved.messages += room.messages.len() as u64;
+        // One room at a time is in memory.
+        (room.messages, room.keys, room.reads) = Default::default();
+    }
+    out.flush()?;
+    Ok(moved)
+}
+
+/// Reads a whole text into a folder, which is made where it is not there. Nothing is kept unless
+/// every line is good, and no room of the text is in the folder already.
+///
+/// # Errors
+/// [`ArchiveError`].
+pub fn import(
+    folder: &Path,
+    now_unix_ms: u64,
+    seed: u64,
+    input: impl BufRead,
+) -> Result<Moved, ArchiveError> {
+    let mut archive = Archive::open(folder, true, seed, now_unix_ms)?;
+    if archive.unreadable > 0 {
+        return Err(ArchiveError::Damaged(folder.display().to_string()));
+    }
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut lines = Lines::new(input);
+    let mut fault = None;
+    let mut moved = Moved::default();
+    let commits = archive.mirror.commits + 1;
+    let (mirror, is_new) = (&mut archive.mirror, archive.is_new);
+    let written = archive.database.transaction(|database| {
+        let read = read_all(&mut lines, database, mirror, now_unix_ms, &mut random);
+        moved = match read {
+            Ok(moved) => moved,
+            Err(Stop::Database(error)) => return Err(error),
+            Err(Stop::Text(error)) => {
+                fault = Some(error);
+                // Any error undoes the transaction.
+                return Err(rusqlite::Error::InvalidQuery);
+            }
+        };
+        database.set_meta(Meta::NextPlace, mirror.next_place)?;
+        database.set_meta(Meta::Commits, commits)?;
+        if is_new {
+            database.set_meta(Meta::Clean, 1)?;
+        }
+        Ok(())
+    });
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    written.map_err(|error| archive.fault(&error))?;
+    archive.folder.mark(commits as u64);
+    let _later = archive.database.checkpoint();
+    Ok(moved)
+}
+
+/// Why an import stops.
+enum Stop {
+    Database(rusqlite::Error),
+    Text(ArchiveError),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Stop {
+        Stop::Database(error)
+    }
+}
+
+impl From<ArchiveError> for Stop {
+    fn from(error: ArchiveError) -> Stop {
+        Stop::Text(error)
+    }
+}
+
+fn read_all(
+    lines: &mut Lines<impl BufRead>,
+    database: &Database,
+    mirror: &mut Mirror,
+    now_unix_ms: u64,
+    random: &mut fastrand::Rng,
+) -> Result<Moved, Stop> {
+    let mut moved = Moved::default();
+    let is_whole = lines.head()?;
+    while let Some(ban) = lines.ban()? {
+        repair::put_ban(database, &ban)?;
+        moved.bans += 1;
+    }
+    while let Some(mut room) = lines.room()? {
+        if mirror.rooms.contains_key(&room.name) {
+            return Err(lines.fault(LineFault::RoomExists(room.name)).into());
+        }
+        if !is_whole {
+            room.epoch = Epoch(random.u64(..));
+        }
+        repair::put_room(database, &room, mirror, now_unix_ms)?;
+        if let Some(kept) = mirror.rooms.get_mut(&room.name) {
+            // What was read is not asked for again.
+            kept.rows = Default::default();
+        }
+        moved.rooms += 1;
+        moved.messages += room.messages.len() as u64;
+    }
+    Ok(moved)
+}

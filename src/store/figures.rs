@@ -1,0 +1,288 @@
+//! What the store counts: written by its one thread, read by scrapes.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::bus::StoreFault;
+use crate::metrics::Latency;
+
+/// Counters and gauges of the store.
+#[derive(Default, Debug)]
+pub struct StoreFigures {
+    commits: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    failures: AtomicU64,
+    refused: AtomicU64,
+    lost: AtomicU64,
+    queue_records: AtomicU64,
+    queue_bytes: AtomicU64,
+    disk_bytes: AtomicU64,
+    rooms: AtomicU64,
+    messages: AtomicU64,
+    failing: AtomicBool,
+    slow: Mutex<Slow>,
+}
+
+/// What is written once a commit, and too large for an atomic.
+#[derive(Default, Debug)]
+struct Slow {
+    commit: Latency,
+    fault: Option<StoreFault>,
+}
+
+/// What waits in memory for the disk, and what is on it.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub(super) struct Gauges {
+    pub(super) queue_records: usize,
+    pub(super) queue_bytes: usize,
+    pub(super) disk_bytes: u64,
+    pub(super) rooms: usize,
+    pub(super) messages: usize,
+}
+
+impl StoreFigures {
+    /// Commits that are on disk.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Commits that failed.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were refused since they could not be kept: with `--durability fsync`.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Records that are lost: their memory was needed before the disk took them.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory in which records wait for the disk.
+    pub fn queue_bytes(&self) -> u64 {
+        self.queue_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last commit failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Why the last commit that failed did so.
+    pub fn last_fault(&self) -> Option<StoreFault> {
+        self.slow().fault.clone()
+    }
+
+    /// How long commits took.
+    pub fn commit_latency(&self) -> Latency {
+        self.slow().commit.clone()
+    }
+
+    fn slow(&self) -> std::sync::MutexGuard<'_, Slow> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn committed(&self, records: usize, bytes: usize, took: Duration) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.records.fetch_add(records as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.failing.store(false, Ordering::Relaxed);
+        self.slow().commit.record(took);
+    }
+
+    pub(super) fn failed(&self, fault: &StoreFault) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.failing.store(true, Ordering::Relaxed);
+        self.slow().fault = Some(fault.clone());
+    }
+
+    pub(super) fn refuse(&self, messages: usize) {
+        self.refused.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn lose(&self, records: usize) {
+        self.lost.fetch_add(records as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn tell(&self, gauges: Gauges) {
+        let set = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Relaxed);
+        set(&self.queue_records, gauges.queue_records as u64);
+        set(&self.queue_bytes, gauges.queue_bytes as u64);
+        set(&self.disk_bytes, gauges.disk_bytes);
+        set(&self.rooms, gauges.rooms as u64);
+        set(&self.messages, gauges.messages as u64);
+    }
+
+    /// The text for a scrape.
+    pub fn render(&self, out: &mut String) {
+        for (name, help, cell) in [
+            (
+                "commits",
+                "Commits of history that are on disk.",
+                &self.commits,
+            ),
+            ("records", "Records that are on disk.", &self.records),
+            (
+                "record_bytes",
+                "Bytes of memory that these records took.",
+                &self.bytes,
+            ),
+            ("commit_failures", "Commits that failed.", &self.failures),
+            (
+                "refused_messages",
+                "Messages that were not accepted since they could not be kept.",
+                &self.refused,
+            ),
+            (
+                "lost_records",
+                "Records that the disk did not take before their memory was needed.",
+                &self.lost,
+            ),
+        ] {
+            family(
+                out,
+                &format!("tidewheel_store_{name}_total"),
+                help,
+                "counter",
+                cell.load(Ordering::Relaxed),
+            );
+        }
+        let failing = AtomicU64::new(self.is_failing().into());
+        for (name, help, cell) in [
+            ("failing", "Whether the last commit failed.", &failing),
+            (
+                "queue_records",
+                "Records that wait for the disk.",
+                &self.queue_records,
+            ),
+            (
+                "queue_bytes",
+                "Bytes of memory in which they wait.",
+                &self.queue_bytes,
+            ),
+            (
+                "disk_bytes",
+                "Bytes of the database and its journal.",
+                &self.disk_bytes,
+            ),
+            ("rooms", "Rooms that are kept.", &self.rooms),
+            (
+                "messages",
+                "Messages that are kept, and those whose key is.",
+                &self.messages,
+            ),
+        ] {
+            family(
+                out,
+                &format!("tidewheel_store_{name}"),
+                help,
+                "gauge",
+                cell.load(Ordering::Relaxed),
+            );
+        }
+        self.render_latency(out);
+    }
+
+    fn render_latency(&self, out: &mut String) {
+        const NAME: &str = "tidewheel_store_commit_seconds";
+        let commit = self.commit_latency();
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            out,
+            "# HELP {NAME} How long commits took, the wait for the disk included.\n# TYPE {NAME} histogram"
+        );
+        for bound in COMMIT_BOUNDS {
+            let count = commit.count_up_to(bound);
+            let _ = writeln!(
+                out,
+                "{NAME}_bucket{{le=\"{}\"}} {count}",
+                bound.as_secs_f64()
+            );
+        }
+        let (count, sum) = (commit.count(), commit.sum().as_secs_f64());
+        let _ = writeln!(
+            out,
+            "{NAME}_bucket{{le=\"+Inf\"}} {count}\n{NAME}_sum {sum}\n{NAME}_count {count}"
+        );
+    }
+}
+
+/// The buckets of commits: from a disk with a cache of its own to one that is about to fail.
+const COMMIT_BOUNDS: [Duration; 12] = {
+    const fn us(us: u64) -> Duration {
+        Duration::from_micros(us)
+    }
+    [
+        us(250),
+        us(500),
+        us(1_000),
+        us(2_500),
+        us(5_000),
+        us(10_000),
+        us(25_000),
+        us(50_000),
+        us(100_000),
+        us(250_000),
+        us(1_000_000),
+        us(5_000_000),
+    ]
+};
+
+fn family(out: &mut String, name: &str, help: &str, kind: &str, value: u64) {
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        out,
+        "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_has_its_line() {
+        let figures = StoreFigures::default();
+        figures.committed(3, 900, Duration::from_millis(2));
+        figures.failed(&StoreFault("disk full".into()));
+        figures.refuse(4);
+        figures.lose(5);
+        figures.tell(Gauges {
+            queue_records: 6,
+            queue_bytes: 7,
+            disk_bytes: 8,
+            rooms: 9,
+            messages: 10,
+        });
+        let mut text = String::new();
+        figures.render(&mut text);
+        for line in [
+            "tidewheel_store_commits_total 1",
+            "tidewheel_store_records_total 3",
+            "tidewheel_store_record_bytes_total 900",
+            "tidewheel_store_commit_failures_total 1",
+            "tidewheel_store_refused_messages_total 4",
+            "tidewheel_store_lost_records_total 5",
+            "tidewheel_store_failing 1",
+            "tidewheel_store_queue_records 6",
+            "tidewheel_store_queue_bytes 7",
+            "tidewheel_store_disk_bytes 8",
+            "tidewheel_store_rooms 9",
+            "tidewheel_store_messages 10",
+            "tidewheel_store_commit_seconds_bucket{le=\"0.001\"} 0",
+            "tidewheel_store_commit_seconds_bucket{le=\"0.0025\"} 1",
+            "tidewheel_store_commit_seconds_count 1",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line} in {text}");
+        }
+        assert_eq!(figures.last_fault(), Some(StoreFault("disk full".into())));
+        figures.committed(1, 1, Duration::ZERO);
+        assert!(!figures.is_failing());
+    }
+}
