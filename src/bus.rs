@@ -403,6 +403,8 @@ struct State {
     signalled: AtomicBool,
     /// Bytes sent and not received yet.
     backlog_bytes: AtomicUsize,
+    /// The reader cannot let go of what it has received.
+    is_full: AtomicBool,
 }
 
 /// The sending side of one core's mailbox. Clones send to the same core.
@@ -444,6 +446,19 @@ impl<T> Outlet<T> {
     pub fn backlog_bytes(&self) -> usize {
         self.state.backlog_bytes.load(Ordering::Relaxed)
     }
+
+    /// Whether the reader wants nothing more for a while, because it cannot let go of what it has
+    /// received.
+    pub fn is_full(&self) -> bool {
+        self.state.is_full.load(Ordering::Relaxed)
+    }
+
+    /// The reader itself says whether that is so.
+    pub fn set_full(&self, is_full: bool) {
+        if self.is_full() != is_full {
+            self.state.is_full.store(is_full, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The receiving side: what was sent to one core.
@@ -459,6 +474,7 @@ impl<T> Mailbox<T> {
         let state = Arc::new(State {
             signalled: AtomicBool::new(false),
             backlog_bytes: AtomicUsize::new(0),
+            is_full: AtomicBool::new(false),
         });
         let outlet = Outlet {
             channel: sender,

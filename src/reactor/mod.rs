@@ -325,8 +325,9 @@ impl Reactor {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        self.drain_ends
-            .is_some_and(|ends| self.is_everyone_gone() || ends <= now)
+        // What waits for the disk has to meet its end, and whoever asked to hear of it.
+        let is_done = || self.is_everyone_gone() && !self.shard.has_staged();
+        self.drain_ends.is_some_and(|ends| is_done() || ends <= now)
     }
 
     /// Rooms and users may be at home on a core without connections: it stays for the others'.
@@ -445,8 +446,16 @@ impl Reactor {
         }
     }
 
-    /// Whether some other core has so much waiting that nothing should be read that adds to it.
+    /// Whether this core or another has so much waiting, for itself or for the disk, that nothing
+    /// should be read that adds to it.
     fn is_under_pressure(&self) -> bool {
+        let awaits_store = self.shard.awaits_store();
+        if let Some(own) = self.outlets.get(self.core.index()) {
+            own.set_full(awaits_store);
+        }
+        if awaits_store {
+            return true;
+        }
         // What waits between cores is part of the budget, and nobody can be closed for it.
         let part = match self.memory.budget_bytes() {
             0 => usize::MAX,
@@ -458,9 +467,8 @@ impl Reactor {
             .iter()
             .enumerate()
             .filter(|(i, _)| *i != self.core.index());
-        others
-            .map(|(_, outlet)| outlet.backlog_bytes())
-            .any(|bytes| bytes > max)
+        let mut others = others.map(|(_, outlet)| outlet);
+        others.any(|outlet| outlet.backlog_bytes() > max || outlet.is_full())
     }
 
     fn read_all(&mut self, now: Now) {

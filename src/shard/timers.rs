@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::bus::{CREDITS, Durability};
 use crate::codec::http::{Response, encode_response};
 use crate::codec::websocket::{Control, OpCode};
 use crate::metrics::Reject;
@@ -15,6 +16,9 @@ use crate::time::{Instant, Now};
 /// How much longer than the drain clients wait before they come back, at least: the next process
 /// has to start.
 const RESTART: Duration = Duration::from_secs(1);
+
+/// How soon it is looked again whether a connection that has to go has its answers.
+const FAREWELL_AGAIN: Duration = Duration::from_millis(10);
 
 /// Pings leave on a beat: a core with many idle connections wakes for some dozens of them at once,
 /// and not for each. Late by so much at most, which is nothing to a heartbeat.
@@ -47,12 +51,7 @@ impl Shard {
                     let code = self.connections.get(index).map_or(1006, |c| c.close_code);
                     self.drop_connection(index, code);
                 }
-                Timer::Farewell(index) => {
-                    if let Some(connection) = self.connections.get_mut(index) {
-                        connection.heartbeat = None;
-                    }
-                    self.close_with(index, Code::ServerDraining);
-                }
+                Timer::Farewell(index) => self.bid_farewell(index),
                 Timer::Throttle(index) => self.end_throttle(index),
                 Timer::Bans => self.sweep_bans(),
                 Timer::Coalesce(feed) => self.end_of_gathering(feed),
@@ -166,6 +165,26 @@ impl Shard {
                 Some(Phase::Closing | Phase::Lingering) | None => {}
             }
         }
+    }
+
+    /// A connection's moment in a drain has come. One whose messages wait for the disk is read no
+    /// more, and stays until it has its answers, or the drain is over.
+    fn bid_farewell(&mut self, index: u32) {
+        let stages = self.config.durability == Durability::Fsync;
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
+        connection.heartbeat = None;
+        if connection.credits_held % CREDITS == 0 || !stages {
+            return self.close_with(index, Code::ServerDraining);
+        }
+        // So many more than it may hold: answers do not make it be read again.
+        if connection.credits_held < CREDITS {
+            connection.credits_held += CREDITS;
+        }
+        connection.paused = true;
+        let due = self.now.mono + FAREWELL_AGAIN;
+        connection.heartbeat = Some(self.wheel.insert(due, Timer::Farewell(index)));
     }
 
     fn announce_drain(&mut self, index: u32, window: Duration) {
