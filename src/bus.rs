@@ -161,6 +161,8 @@ pub struct Welcome {
     pub replay: Vec<Frame>,
     /// The credits that come back with it.
     pub credits: u16,
+    /// The backend wanted it.
+    pub is_enlisted: bool,
 }
 
 /// Why a home refuses a join, and the connection stays.

@@ -42,9 +42,21 @@ pub(super) struct Subscription {
     pub member: u32,
     /// The place in the room's feed of presence updates; `NONE` where they are not wanted.
     pub watcher: u32,
+    /// The backend put the connection there: its own credential has no say in it.
+    pub is_enlisted: bool,
 }
 
 impl Subscription {
+    /// The place of a connection that waits to be let in.
+    pub(super) fn pending(room: u32) -> Subscription {
+        Subscription {
+            room,
+            member: NONE,
+            watcher: NONE,
+            is_enlisted: false,
+        }
+    }
+
     /// Whether presence updates come.
     pub(super) fn is_watching(&self) -> bool {
         self.watcher != NONE

@@ -56,6 +56,8 @@ struct Entrance {
     info: Option<Arc<[u8]>>,
     /// The credits that come back with the answer.
     credits: u16,
+    /// The backend wants it.
+    is_enlisted: bool,
 }
 
 impl Publisher<'_> {
@@ -132,6 +134,7 @@ impl Shard {
                     presence,
                     info,
                     credits,
+                    is_enlisted: false,
                 };
                 self.home_join(home, peer, correlation_id, entrance);
             }
@@ -147,6 +150,7 @@ impl Shard {
                     presence: None,
                     info,
                     credits,
+                    is_enlisted: true,
                 };
                 self.home_join(home, peer, correlation_id, entrance);
             }
@@ -291,6 +295,7 @@ impl Shard {
             presence,
             info,
             credits,
+            is_enlisted,
         } = entrance;
         let Some(key) = self.homes.key(home).cloned() else {
             return;
@@ -327,6 +332,7 @@ impl Shard {
             again: joined.again,
             replay: joined.replay,
             credits,
+            is_enlisted,
         };
         // Before the answer, which may find that the connection has to go, and that it left.
         if was_vacant {

@@ -13,7 +13,7 @@ use crate::session::Class;
 use crate::shard::Shard;
 use crate::shard::authentication::AUTH_MESSAGE_BYTES_MAX;
 use crate::shard::config::{ECHO_FRAGMENTS_MAX, ECHO_MESSAGE_BYTES_MAX};
-use crate::shard::connection::{Connection, NONE, Phase, Subscription};
+use crate::shard::connection::{Connection, Phase, Subscription};
 use crate::shard::homes::{Publication, Publisher};
 use crate::shard::limits::room_of;
 use crate::shard::memory::held_bytes;
@@ -435,12 +435,7 @@ impl Shard {
             }
             let local = self.hold_local(hash, room);
             if let Some(connection) = self.connections.get_mut(index) {
-                let pending = Subscription {
-                    room: local,
-                    member: NONE,
-                    watcher: NONE,
-                };
-                connection.subscriptions.push(pending);
+                connection.subscriptions.push(Subscription::pending(local));
             }
         }
         self.ask(index, room, ask, correlation_id);

@@ -127,6 +127,9 @@ impl Shard {
             return self.ask_home_to_leave(&welcome.room, peer);
         };
         let local = self.hold_for(index, &welcome.room);
+        if welcome.is_enlisted {
+            self.note_enlisted(index, local);
+        }
         if welcome.again {
             self.detach_room(index, local);
         }
@@ -218,11 +221,7 @@ impl Shard {
         }
         let local = self.hold_local(room.hash(), room.name());
         if let Some(connection) = self.connections.get_mut(index) {
-            connection.subscriptions.push(Subscription {
-                room: local,
-                member: NONE,
-                watcher: NONE,
-            });
+            connection.subscriptions.push(Subscription::pending(local));
         }
         local
     }

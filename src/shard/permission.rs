@@ -45,7 +45,8 @@ impl Shard {
         let Some(connection) = self.connections.get(index) else {
             return;
         };
-        let places = connection.subscriptions.iter();
+        // Where the backend put it is none of the credential's affair.
+        let places = connection.subscriptions.iter().filter(|s| !s.is_enlisted);
         let places = places.filter_map(|s| {
             let room = self.locals.key(s.room)?.clone();
             Some((room, s.is_watching()))

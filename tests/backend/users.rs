@@ -1,8 +1,13 @@
 //! What the backend does to all connections of one user.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use tidewheel::address::RoomKey;
 use tidewheel::bus::{ApiAnswer, ApiAsk};
+use tidewheel::cli::policy::policy;
+use tidewheel::cli::sources::options_from_text;
+use tidewheel::gate::{Actions, Authentication, FixedTokens, Glob, Grant, Policy, RoomGrant};
 use tidewheel::protocol::UserId;
 
 use crate::node::{Node, Peer};
@@ -128,6 +133,50 @@ fn who_is_put_into_a_room_may_publish_and_leave_as_one_who_asked() {
         told.contains("message_sent") && told.ends_with("room_left"),
         "{told}"
     );
+}
+
+#[test]
+fn another_token_does_not_put_a_user_out_of_where_the_backend_put_it() {
+    let mut backend = Backend::plain();
+    let (options, _) = options_from_text(
+        "[[rooms]]\npattern = 'managed'\nallow = []\n[[rooms]]\npattern = 'open'",
+    )
+    .unwrap();
+    let grant = |rooms: Option<&str>| Grant {
+        user: UserId::from_name("ann"),
+        info: None,
+        expires_at_unix_ms: None,
+        rooms: rooms.map(|pattern| {
+            let (pattern, allow) = (Glob::new(pattern).unwrap(), Actions::ALL);
+            Box::from([RoomGrant { pattern, allow }])
+        }),
+    };
+    let tokens = [
+        ("all", grant(Some("open"))),
+        ("none", grant(Some("nothing"))),
+    ];
+    let tokens = tokens
+        .map(|(token, grant)| (token.to_owned(), grant))
+        .into();
+    let policy = Arc::new(Policy {
+        authentication: Authentication::Fixed(Arc::new(FixedTokens(tokens))),
+        ..policy(&options).unwrap()
+    });
+    for shard in &mut backend.node.shards {
+        shard.handle_policy(backend.node.now, Arc::clone(&policy));
+    }
+    let ann = backend.node.upgrade(0, "/ws");
+    let show = |token: &str| format!(r#"{{"type":"auth","payload":{{"token":"{token}"}}}}"#);
+    backend.node.say(ann, &show("all"));
+    backend
+        .node
+        .say(ann, r#"{"type":"join_room","room":"open"}"#);
+    assert_eq!(backend.put("ann", "managed"), 1);
+    backend.node.say(ann, &show("none"));
+    let told = backend.told(ann, 2);
+    assert_eq!(told, "room_joined room_joined auth_response 4010 room_left");
+    backend.publish(&[("managed", "1", None)]);
+    assert_eq!(backend.node.heard(ann).count("\"type\":\"message\""), 1);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct Law {
     pub rooms_per_connection_max: usize,
     /// Rates are so low that anyone may meet them.
     pub is_limited: bool,
+    /// A room may not be made because there are too many, or memory is short.
+    pub may_be_full: bool,
 }
 
 impl Law {
@@ -50,6 +52,7 @@ impl Law {
             presence_limit: shard.presence_limit,
             rooms_per_connection_max: shard.rooms_per_connection_max,
             is_limited,
+            may_be_full: shard.rooms_max < 10 || shard.memory_budget_bytes > 0,
         }
     }
 
@@ -95,6 +98,11 @@ impl Law {
 
     pub fn members_max(&self, room: &str) -> Option<u64> {
         self.rule(room)?.members_max
+    }
+
+    /// Whether there cannot be such a room.
+    pub fn is_unknown(&self, room: &str) -> bool {
+        self.policy.rules.is_explicit && self.rule(room).is_none()
     }
 
     /// With which code a wish is refused, for a member or for others.

@@ -6,6 +6,7 @@
 //!           law     rules, and what they make of an answer
 //!           script  what clients do, step by step
 //!           operator  what an operator orders meanwhile
+//!           backend   what the operator's backend asks meanwhile
 //!           world   the reactor's turns, the bus, the clock ── Shard × 1..4
 //!           wire    sockets of some size; every frame is judged as it is written by
 //!           session · member   what one connection was told and must be given
@@ -19,6 +20,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a simulation that cannot go on has failed
 
+mod backend;
 mod doorman;
 mod law;
 mod member;
@@ -155,8 +157,13 @@ fn run_many(start: u64, count: u64) -> Told {
 }
 
 /// What a few hundred days must have met, or they prove little.
-const MET: [&str; 60] = [
+const MET: [&str; 65] = [
     "auth_response",
+    "broadcast",
+    "by the backend 4008",
+    "by the backend 4013",
+    "by the backend room_joined",
+    "by the backend room_left",
     "close 1000",
     "close 1001",
     "close 1002",

@@ -45,6 +45,8 @@ pub struct Plan {
     pub starts_at: u64,
     /// Whether an operator bans and disconnects users.
     pub orders: bool,
+    /// Whether the operator's backend asks for things.
+    pub backend: bool,
     /// Whether rates are so low that anyone may meet them.
     pub is_limited: bool,
     /// Rarely: so much is published at once that a log has more segments than a write has slices.
@@ -84,6 +86,7 @@ impl Plan {
             shard.memory_budget_bytes = 1 << rng.u32(11..19);
         }
         let orders = rng.u8(..4) == 0;
+        let backend = rng.u8(..3) == 0 && !floods;
         let is_limited = rng.u8(..8) == 0 && !floods;
         let limits = limits(rng, is_limited);
         let names = ["ann", "bob", "cy", "dee", "eve"];
@@ -135,6 +138,7 @@ impl Plan {
             starts_at,
             floods,
             orders,
+            backend,
             is_limited,
             shard,
         }

@@ -48,6 +48,10 @@ impl World {
                 Ok(())
             }
             900..970 => self.pass_up_to(Duration::from_millis(20)),
+            970..984 if self.plan.backend => {
+                self.ask_cores();
+                Ok(())
+            }
             970..988 => self.pass_up_to(Duration::from_secs(1)),
             988..992 if self.plan.orders => {
                 self.order();

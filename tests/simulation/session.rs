@@ -12,7 +12,7 @@ use tidewheel::shard::Overflow;
 use crate::Check;
 use crate::law::{Law, Standing};
 use crate::member::Member;
-use crate::truth::{Asked, Glimpse, Truth};
+use crate::truth::{Asked, BACKEND, Glimpse, Truth};
 
 /// Something that was asked with a `correlation_id`.
 #[derive(Clone, Debug)]
@@ -80,6 +80,10 @@ pub struct Session {
     pub pings: Vec<Vec<u8>>,
     /// What was sent to `/echo` and has not come back.
     pub echoes: Option<std::collections::VecDeque<Vec<u8>>>,
+    /// Which broadcasts came.
+    pub broadcasts: BTreeSet<usize>,
+    /// How often it was told of each room what it had not asked.
+    pub unasked: BTreeMap<String, u32>,
 }
 
 impl Session {
@@ -100,6 +104,8 @@ impl Session {
             warned: false,
             pings: Vec::new(),
             echoes: None,
+            broadcasts: BTreeSet::new(),
+            unasked: BTreeMap::new(),
         }
     }
 
@@ -174,7 +180,8 @@ impl Session {
                 self.warned = true;
                 return Ok(());
             }
-            "direct_message" => return self.direct(payload, truth),
+            "direct_message" => return self.direct(event, truth),
+            "broadcast" => return self.broadcast(text, payload, truth),
             _ => {}
         }
         let room = event["room"].as_str().unwrap_or_default();
@@ -233,6 +240,15 @@ impl Session {
         if code == 4004 && !self.law.is_limited {
             return Err("too fast, with limits that nobody comes near".into());
         }
+        let about = event["room"].as_str().unwrap_or_default();
+        if correlation_id.is_none()
+            && matches!(code, 4008 | 4013 | 4100)
+            && !self.url_names(about)
+            && self.is_ordered(about, truth)
+        {
+            truth.count(format!("by the backend {code}"));
+            return self.may_bar(about, code);
+        }
         // The room in the URL is joined unasked.
         let is_url = !matches!(code, 4004 | 4006) && self.pending.contains_key("url");
         let Some(correlation_id) = correlation_id.or(is_url.then_some("url")) else {
@@ -246,6 +262,7 @@ impl Session {
         let Pending {
             question, standing, ..
         } = pending.ok_or("an error to no question")?;
+        let standing = self.standing_then(standing, about, truth);
         let by_rule = self.wish(&question, truth).is_some_and(|(room, wish)| {
             let is_told = event["room"] == *room;
             is_told && self.law.may_refuse(&room, wish, standing, code)
@@ -284,6 +301,33 @@ impl Session {
             Ok(())
         } else {
             Err(format!("{code} is no answer to {question:?}"))
+        }
+    }
+
+    /// Whether the room in the URL is this one, and nothing was heard of it yet.
+    fn url_names(&self, room: &str) -> bool {
+        let url = self.pending.get("url").map(|p| &p.question);
+        matches!(url, Some(Question::Join { room: asked, .. }) if asked == room)
+    }
+
+    /// Whether an order to put it into a room may come to nothing for this reason.
+    fn may_bar(&self, room: &str, code: u64) -> Check {
+        let is_right = match code {
+            4008 => self.law.members_max(room).is_some(),
+            4013 => self.law.rooms_per_connection_max < 64,
+            _ => self.law.may_be_full,
+        };
+        let fault = || format!("{code} keeps it out of {room}");
+        is_right.then_some(()).ok_or_else(fault)
+    }
+
+    /// Where it may be a member of a room because the backend said so, or not, nobody can tell when it
+    /// heard of it.
+    fn standing_then(&self, standing: Standing, room: &str, truth: &Truth) -> Standing {
+        let user = self.user.as_deref().unwrap_or_default();
+        match truth.orders(user, room) {
+            0 => standing,
+            _ => Standing::Unknown,
         }
     }
 
@@ -334,11 +378,17 @@ impl Session {
         })
     }
 
-    fn direct(&mut self, payload: &Value, truth: &mut Truth) -> Check {
-        let n = payload["data"]["d"].as_u64().ok_or("not our data")?;
+    fn direct(&mut self, event: &Value, truth: &mut Truth) -> Check {
+        let n = event["payload"]["data"]["d"]
+            .as_u64()
+            .ok_or("not our data")?;
         let direct = truth.directs.get_mut(n as usize).ok_or("never sent")?;
         if self.user.as_ref() != Some(&direct.to) {
             return Err(format!("that is for {}", direct.to));
+        }
+        let has_sender = !event["metadata"]["user_id"].is_null();
+        if has_sender == (direct.from == BACKEND) {
+            return Err("the backend has no name, and everyone else has".into());
         }
         let times = direct.got.entry(self.peer).or_default();
         *times += 1;
@@ -346,6 +396,55 @@ impl Session {
             return Err("the same direct message twice".into());
         }
         Ok(())
+    }
+
+    fn broadcast(&mut self, text: &str, payload: &Value, truth: &Truth) -> Check {
+        let n = payload["b"].as_u64().ok_or("not our payload")? as usize;
+        let broadcast = truth.broadcasts.get(n).ok_or("never sent")?;
+        let raw = &broadcast.raw;
+        if text != format!("{{\"type\":\"broadcast\",\"payload\":{raw}}}") {
+            return Err(format!("not {raw}"));
+        }
+        if self.broadcasts.last().is_some_and(|last| *last >= n) {
+            return Err(format!("{n} after {:?}", self.broadcasts.last()));
+        }
+        self.broadcasts.insert(n);
+        Ok(())
+    }
+
+    /// Whether something that it did not ask for comes of an order of the backend about its user and
+    /// the room; no more may come than were given.
+    fn is_ordered(&mut self, room: &str, truth: &Truth) -> bool {
+        let user = self.user.as_deref().unwrap_or_default();
+        let told = self.unasked.entry(room.to_owned()).or_default();
+        let is_ordered = *told < truth.orders(user, room);
+        *told += u32::from(is_ordered);
+        is_ordered
+    }
+
+    /// `room_joined` or `room_left` that it did not ask for.
+    fn moved(
+        &mut self,
+        kind: &str,
+        room: &str,
+        payload: &Value,
+        truth: &mut Truth,
+        now_ms: u64,
+    ) -> Check {
+        truth.count(format!("by the backend {kind}"));
+        if kind == "room_left" {
+            return match self.members.remove(room) {
+                Some(member) => member.end(room, truth, true),
+                None => Ok(()),
+            };
+        }
+        let question = Question::Join {
+            room: room.to_owned(),
+            history: 0,
+            recover: None,
+            presence: None,
+        };
+        self.joined(room, &question, payload, now_ms, truth, now_ms)
     }
 
     fn answered(
@@ -357,6 +456,14 @@ impl Session {
         now_ms: u64,
     ) -> Check {
         let correlation_id = event["metadata"]["correlation_id"].as_str();
+        let about = event["room"].as_str().unwrap_or_default();
+        if correlation_id.is_none()
+            && matches!(kind, "room_joined" | "room_left")
+            && !(kind == "room_joined" && self.url_names(about))
+            && self.is_ordered(about, truth)
+        {
+            return self.moved(kind, about, &event["payload"], truth, now_ms);
+        }
         let pending = match correlation_id {
             Some(id) => self.pending.remove(id),
             // The room in the URL is joined unasked.
@@ -367,6 +474,7 @@ impl Session {
             standing,
             floor_ms,
         } = pending.ok_or("an answer to no question")?;
+        let standing = self.standing_then(standing, about, truth);
         if let Some((room, wish)) = self.wish(&question, truth)
             && !self.law.may_answer(&room, wish, standing)
         {
@@ -474,7 +582,12 @@ fn listing(payload: &Value) -> Option<Listing> {
 }
 
 /// Takes note of the messages in a `history`: consecutive, and the same as everyone's.
-fn history(room: &str, payload: &Value, text: &str, truth: &mut Truth) -> Result<Glimpse, String> {
+pub fn history(
+    room: &str,
+    payload: &Value,
+    text: &str,
+    truth: &mut Truth,
+) -> Result<Glimpse, String> {
     let epoch = payload["epoch"].as_str().ok_or("no epoch")?;
     let newest = payload["offset"].as_u64().ok_or("no offset")?;
     let messages = payload["messages"].as_array().ok_or("no messages")?;

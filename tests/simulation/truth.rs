@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::Check;
+use crate::backend::{Broadcast, PlaceOrder};
 use crate::plan::Plan;
+
+/// Stands for the operator's backend where a peer's number is.
+pub const BACKEND: usize = usize::MAX;
 
 /// An epoch and an offset in it.
 pub type Place = (String, u64);
@@ -93,6 +97,8 @@ pub struct Direct {
 pub struct Truth {
     pub publications: Vec<Publication>,
     pub directs: Vec<Direct>,
+    pub broadcasts: Vec<Broadcast>,
+    pub place_orders: Vec<PlaceOrder>,
     pub rooms: BTreeMap<(String, String), BTreeMap<u64, Record>>,
     glimpses: Vec<Glimpse>,
     gaps: Vec<Gap>,
@@ -174,6 +180,23 @@ impl Truth {
             to,
         });
         Ok(())
+    }
+
+    /// How many orders were given about a user and a room.
+    pub fn orders(&self, user: &str, room: &str) -> u32 {
+        let about = |o: &&PlaceOrder| o.user == user && o.room == room;
+        self.place_orders.iter().filter(about).count() as u32
+    }
+
+    /// How many orders about a user were carried out, by room, that were given after that rest.
+    pub fn orders_since(&self, user: &str, rests: u64) -> BTreeMap<&str, u32> {
+        let mut orders = BTreeMap::new();
+        for order in &self.place_orders {
+            if order.user == user && order.is_taken && rests <= order.rests {
+                *orders.entry(order.room.as_str()).or_default() += 1;
+            }
+        }
+        orders
     }
 
     /// Counts something that was told.
@@ -318,7 +341,7 @@ impl Truth {
             }
             for record in records.values() {
                 let p = &self.publications[record.publication];
-                if let (Some(id), Some(user)) = (&p.message_id, &p.user) {
+                if let (Some(id), Some(user)) = (&p.message_id, p.publisher()) {
                     let key = (room, epoch, id, user);
                     let entry = accepted.entry(key).or_default();
                     entry.push((record.at_ms, record.publication));
@@ -362,7 +385,10 @@ impl Truth {
             let first = &self.publications[record.publication];
             let is_repeat = p.message_id.is_some()
                 && first.message_id == p.message_id
-                && (p.user.is_none() || first.user.is_none() || first.user == p.user);
+                && match (p.publisher(), first.publisher()) {
+                    (Some(one), Some(other)) => one == other,
+                    _ => true,
+                };
             if p.accepted.is_none() && !is_repeat {
                 return Err(format!("{place:?} is {}, not {}", first.raw, p.raw));
             }
@@ -381,6 +407,14 @@ fn frame_len(len: usize) -> usize {
 }
 
 impl Publication {
+    /// Whose idempotency key it has, where that is known.
+    fn publisher(&self) -> Option<&str> {
+        match self.peer {
+            BACKEND => Some("the backend"),
+            _ => self.user.as_deref(),
+        }
+    }
+
     /// Whether a message that is shown at `place` is this one, unchanged.
     fn check(&self, room: &str, place: &Place, text: &str, message: &Value) -> Check {
         if self.room != room {
@@ -404,6 +438,10 @@ impl Publication {
         let id = self.message_id.as_ref().unwrap_or(&generated);
         if metadata["message_id"] != **id {
             return Err(format!("its message_id is {id}"));
+        }
+        let has_sender = !metadata["user_id"].is_null() || !metadata["client_id"].is_null();
+        if has_sender == (self.peer == BACKEND) {
+            return Err("the backend has no name, and everyone else has".into());
         }
         match &self.user {
             Some(user) if metadata["user_id"] != **user => Err(format!("its user is {user}")),

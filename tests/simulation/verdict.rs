@@ -48,6 +48,7 @@ impl World {
         self.counts_agree()?;
         self.notices_agree()?;
         self.judge_directs()?;
+        self.judge_backend()?;
         self.relieves = true;
         self.everyone_goes()?;
         self.nothing_is_left()?;

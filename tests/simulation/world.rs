@@ -11,6 +11,7 @@ use tidewheel::metrics::Metrics;
 use tidewheel::shard::{Action, Load, Outside, Overflow, Phase, Pressure, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
 
+use crate::backend::Backend;
 use crate::doorman::Doorman;
 use crate::operator::Orders;
 use crate::peer::Peer;
@@ -55,6 +56,7 @@ pub struct World {
     pub trace: Trace,
     pub orders: Orders,
     pub doorman: Doorman,
+    pub backend: Backend,
     /// How many times everything had come to rest.
     pub rests: u64,
     pub questions: u64,
@@ -110,6 +112,7 @@ impl World {
             truth: Truth::default(),
             orders: Orders::new(cores),
             doorman: Doorman::default(),
+            backend: Backend::new(plan.shard.seed, plan.shard.cores),
             trace: Trace::new(echoing),
             rests: 0,
             questions: 0,
@@ -168,6 +171,7 @@ impl World {
         }
         self.take_mail(core, turn, now)?;
         self.take_orders(core, turn, now)?;
+        self.take_queries(core, turn, now)?;
         self.cores[core].shard.handle_timeouts(now);
         self.cores[core].timed_at = now.mono;
         self.audit(core, "timeouts")?;
@@ -562,6 +566,7 @@ impl World {
     fn is_settled(&self) -> bool {
         self.links.iter().all(VecDeque::is_empty)
             && self.orders.are_heard()
+            && self.backend.is_heard()
             && self.cores.iter().all(|c| !c.shard.wants_flush())
             && self.peers.iter().all(Peer::is_settled)
     }

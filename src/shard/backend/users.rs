@@ -7,7 +7,8 @@
 //!
 //! A connection that is put into a room is in as if it had asked itself: it may be asked out again,
 //! leave, and join once more. What it could not have asked for because of its token or the room's rule
-//! does not matter; what bounds the node does, and then the connection is told by an error.
+//! does not matter, also when it gets another token; what bounds the node does, and then the connection
+//! is told by an error.
 
 use crate::address::{ConnectionRef, RoomKey};
 use crate::bus::{ApiAnswer, Ask, BusMessage, Refused};
@@ -86,7 +87,20 @@ impl Shard {
         let info = self.info_of(index);
         let place = (room.hash(), room.name());
         self.ask_to_join(index, place, Ask::Enlist { info }, None);
+        // At once, because it may get another credential before the room's home answers.
+        if let Some(local) = self.locals.find(room.hash(), room.name()) {
+            self.note_enlisted(index, local);
+        }
         self.look_again_if_blocked(index);
+        self.pause_if_needed(index);
+    }
+
+    /// A connection is in a room because the backend put it there.
+    pub(in crate::shard) fn note_enlisted(&mut self, index: u32, local: u32) {
+        let connection = self.connections.get_mut(index);
+        if let Some(subscription) = connection.and_then(|c| c.subscription(local)) {
+            subscription.is_enlisted = true;
+        }
     }
 
     /// At the connection's core: the backend takes it out of a room. It is told also where it was not
@@ -100,5 +114,6 @@ impl Shard {
         } else {
             self.answer(index, &Event::RoomLeft { room: room.name() }, None);
         }
+        self.pause_if_needed(index);
     }
 }
