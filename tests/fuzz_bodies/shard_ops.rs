@@ -1,6 +1,6 @@
 //! Any bytes as operations on one or two shards, in any order that a reactor could bring about:
 //! peers that come, join, publish, stall and vanish, mail between the cores, the clock, new rules, a
-//! drain.
+//! drain, what the operator's backend asks.
 //!
 //! After each operation the ledger balances. On every connection the frames are whole and nothing
 //! follows a close; in every room the offsets follow on. At the end, when everyone has gone and
@@ -13,8 +13,8 @@ use std::io::IoSlice;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use tidewheel::address::CoreId;
-use tidewheel::bus::{Batch, Order};
+use tidewheel::address::{CoreId, Placement};
+use tidewheel::bus::{ApiAnswer, ApiAsk, Batch, Order, Post, Query, Ticket};
 use tidewheel::cli::sources::options_from_text;
 use tidewheel::codec::websocket::client::{ServerFrames, encode_fragment};
 use tidewheel::codec::websocket::{Control, Data, OpCode};
@@ -34,6 +34,9 @@ const CLIENTS_MAX: usize = 48;
 const FIRST_BYTES: usize = 512;
 /// Rounds after which two shards that are left alone must have nothing to say to each other.
 const ROUNDS_MAX: usize = 10_000;
+
+/// Of everything that a node makes up.
+const SEED: u64 = 1;
 
 const UPGRADE: &str = "HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -145,7 +148,11 @@ impl World {
             28 => self.advance(Duration::from_millis(u64::from(tape.byte()))),
             29 => self.advance(Duration::from_millis(250 * u64::from(tape.byte()))),
             30 => {
-                let core = usize::from(tape.byte()) % self.shards.len();
+                let core = tape.byte();
+                if core >= 128 {
+                    return self.query(usize::from(core) % self.shards.len(), tape);
+                }
+                let core = usize::from(core) % self.shards.len();
                 self.shards[core]
                     .shard
                     .suspend_reading(tape.byte() & 1 == 1);
@@ -190,6 +197,65 @@ impl World {
             if core == 0 || which & 1 == 0 {
                 let _bad_code = shard.handle_order(self.now, order.clone());
             }
+        }
+    }
+
+    /// The operator's backend asks a core, which may be the wrong one; it is answered once.
+    fn query(&mut self, core: usize, tape: &mut Tape<'_>) {
+        let (what, n) = (tape.byte(), tape.byte());
+        let placement = Placement::new(SEED, self.shards.len() as u16);
+        let room = placement.room(&format!("r{}", n % 8));
+        let user = UserId::from_name(&format!("u{}", n % 3));
+        let text = format!("\"{}\"", "q".repeat(usize::from(n) * 4));
+        let ask = match what % 16 {
+            0..=3 => {
+                let post = |at: u8| Post {
+                    room: placement.room(&format!("r{}", (n ^ at) % 8)),
+                    payload: text.as_bytes().into(),
+                    message_id: (at & 1 == 1).then(|| format!("k{at}").into()),
+                };
+                ApiAsk::Publish((0..what % 8).map(post).collect())
+            }
+            4 => ApiAsk::History {
+                room,
+                since: (n & 1 == 0).then_some(u64::from(n)),
+                limit: (n & 2 == 0).then_some(u32::from(n)),
+            },
+            5 => ApiAsk::Members(room),
+            6 => ApiAsk::Room(room),
+            7 => ApiAsk::Rooms {
+                from: u32::from(n % 8),
+                limit: u32::from(what >> 4),
+            },
+            8 | 9 => ApiAsk::Broadcast(text.as_bytes().into()),
+            10 => ApiAsk::Direct {
+                user,
+                data: text.as_bytes().into(),
+            },
+            11 | 12 => ApiAsk::Join { user, room },
+            13 => ApiAsk::Leave { user, room },
+            14 => ApiAsk::Look {
+                rooms_from: Some(u32::from(n)),
+                connections_from: Some(u32::from(n >> 4)),
+                top: u32::from(n % 4),
+            },
+            _ => ApiAsk::Metrics,
+        };
+        let posts = match &ask {
+            ApiAsk::Publish(posts) => Some(posts.len()),
+            _ => None,
+        };
+        let shard = &mut self.shards[core].shard;
+        let ticket = Ticket(u64::from(n));
+        shard.handle_query(self.now, Query { ticket, ask });
+        let answers = shard.poll_answers().expect("an answer");
+        assert!(answers.len() == 1 && answers[0].ticket == ticket);
+        if let Some(posts) = posts {
+            let results = match &answers[0].answer {
+                ApiAnswer::Published(results) => results.len(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(results, posts);
         }
     }
 
@@ -656,7 +722,7 @@ fn config(core: CoreId, cores: u16, bounds: u8, habits: u8) -> ShardConfig {
         gives_notice: false,
         core,
         cores,
-        seed: 1,
+        seed: SEED,
         echo: true,
         page: b"page",
         policy: Arc::new(Policy {
