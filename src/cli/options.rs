@@ -119,7 +119,7 @@ pub struct Admin {
     pub api_body_bytes: usize,
 
     /// Messages of one batch, above which it is answered with 413
-    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(1..=10_000))]
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(1..=1_000))]
     pub api_batch_messages: usize,
 
     /// Answer /metrics without a key where all else needs one

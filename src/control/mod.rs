@@ -17,6 +17,7 @@
 //! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]).
 
 pub mod access;
+pub mod api;
 mod dashboard;
 mod listen;
 mod live;
@@ -42,6 +43,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 pub use access::{Access, AccessError, AccessSettings};
+pub use api::About;
 pub use outbound::EndpointError;
 pub use problem::Problem;
 pub use readiness::{Phase, Readiness};
@@ -51,6 +53,7 @@ pub use switchboard::{Switchboard, Unanswered};
 pub use webhook::{Webhook, WebhookError, WebhookSettings};
 
 use crate::bus::Answer;
+use crate::control::api::Api;
 use crate::control::live::Live;
 use crate::control::node::Node;
 use crate::control::process::Process;
@@ -132,6 +135,7 @@ pub struct Plane {
     node: Arc<Node>,
     sources: Sources,
     access: Access,
+    about: About,
     secured: Secured,
     answers: UnboundedSender<Vec<Answer>>,
     answered: UnboundedReceiver<Vec<Answer>>,
@@ -154,6 +158,7 @@ impl Plane {
             node: Arc::new(Node::start()),
             sources: Sources::default(),
             access: Access::default(),
+            about: About::default(),
             secured: Secured::default(),
         })
     }
@@ -181,6 +186,12 @@ impl Plane {
     #[must_use]
     pub fn with_access(self, access: Access) -> Plane {
         Plane { access, ..self }
+    }
+
+    /// With what the API tells of the node.
+    #[must_use]
+    pub fn with_about(self, about: About) -> Plane {
+        Plane { about, ..self }
     }
 
     /// Where cores send their answers. There is at most one for each question, so what may wait is
@@ -211,6 +222,7 @@ impl Plane {
             node,
             mut sources,
             access,
+            about,
             secured,
             answered,
             // The cores have theirs.
@@ -223,7 +235,7 @@ impl Plane {
             tokio::net::TcpListener::from_std(listener)?
         };
         let (stop, stopped) = watch::channel(false);
-        sources.add(node);
+        sources.add(Arc::clone(&node) as Arc<dyn Source>);
         sources.add(Arc::new(Process));
         sources.add(access.refusals());
         if let Some(webhook) = &webhook {
@@ -236,7 +248,18 @@ impl Plane {
         let (seen, ready) = (Arc::clone(&scraper), Arc::clone(&readiness));
         let live = Live::new(seen, asked, ready, stopped.clone());
         let watched = live::routes(access.clone(), Arc::clone(&live));
+        let api = Api::new(api::Parts {
+            access: access.clone(),
+            switchboard: switchboard.clone(),
+            cores: Arc::clone(&cores),
+            readiness: Arc::clone(&readiness),
+            admin_listen: address,
+            node,
+            about,
+            limits,
+        });
         let router = routes::router(access, scraper, readiness)
+            .merge(api::routes(api))
             .merge(dashboard::routes())
             .merge(watched);
         let thread = thread::Builder::new()

@@ -1,15 +1,17 @@
 //! What `/metrics` says about the node as a whole: what runs, since when, and which process it is.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::metrics::exposition::{Exposition, Source, Type};
+use crate::protocol::Timestamp;
 
 /// The program and this run of it.
 #[derive(Debug)]
 pub(super) struct Node {
     epoch: u64,
     started_at: Instant,
+    started_at_wall: SystemTime,
 }
 
 impl Node {
@@ -20,7 +22,20 @@ impl Node {
             // Keyed by the system's randomness.
             epoch: RandomState::new().build_hasher().finish(),
             started_at: Instant::now(),
+            started_at_wall: SystemTime::now(),
         }
+    }
+
+    /// When it began, by the wall clock.
+    pub(super) fn started_at(&self) -> Timestamp {
+        let since = self.started_at_wall.duration_since(SystemTime::UNIX_EPOCH);
+        let unix_ms = since.map_or(0, |since| since.as_millis() as u64);
+        Timestamp::from_unix_ms(unix_ms)
+    }
+
+    /// How long it has been running.
+    pub(super) fn uptime(&self) -> Duration {
+        self.started_at.elapsed()
     }
 
     /// A random number of this run: another one says that the node was started anew.
@@ -47,7 +62,7 @@ impl Source for Node {
         out.family("tidewheel_node_info", Type::Info, help);
         out.sample(&[("epoch", &format_args!("{:016x}", self.epoch))], 1);
         let help = "How long the node has been running.";
-        let uptime = self.started_at.elapsed().as_secs_f64();
+        let uptime = self.uptime().as_secs_f64();
         out.gauge("tidewheel_uptime_seconds", help, uptime);
     }
 }

@@ -19,6 +19,7 @@ pub struct Problem {
     detail: Cow<'static, str>,
     code: Option<Code>,
     header: Option<(HeaderName, HeaderValue)>,
+    closes: bool,
 }
 
 impl Problem {
@@ -29,6 +30,7 @@ impl Problem {
             detail: detail.into(),
             code: None,
             header: None,
+            closes: false,
         }
     }
 
@@ -44,6 +46,14 @@ impl Problem {
     pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Problem {
         let header = Some((name, value));
         Problem { header, ..self }
+    }
+
+    /// After which the connection closes: whoever may not enter holds no place, and the rest of a body
+    /// that is not wanted is not read.
+    #[must_use]
+    pub fn closing(self) -> Problem {
+        let closes = true;
+        Problem { closes, ..self }
     }
 
     fn json(&self) -> Vec<u8> {
@@ -70,6 +80,10 @@ impl IntoResponse for Problem {
         let mut response = (self.status, content_type, self.json()).into_response();
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
+        }
+        if self.closes {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
         response
     }

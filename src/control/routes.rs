@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::control::access::{Access, Scope};
+use crate::control::api::bad_name;
 use crate::control::problem::Problem;
 use crate::control::readiness::{Phase, Readiness};
 use crate::control::scrape::Scraper;
@@ -58,7 +59,15 @@ async fn metrics(
     Ok((described, scraper.text(format).await))
 }
 
-async fn unknown_path() -> Problem {
+async fn unknown_path(uri: Uri) -> Problem {
+    // A router finds no empty name.
+    let empty = [("/api/v1/rooms/", "room"), ("/api/v1/users/", "user")];
+    for (prefix, what) in empty {
+        let rest = uri.path().strip_prefix(prefix);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return bad_name(what);
+        }
+    }
     Problem::new(
         StatusCode::NOT_FOUND,
         "this listener has nothing at that path",

@@ -34,7 +34,8 @@ pub use tls::Certificates;
 use crate::address::{ConnectionRef, CoreId, Placement};
 use crate::bus::{Order, OrderReply, Outlet, Query};
 use crate::control::{
-    self, Access, AccessSettings, ControlHandle, Cores, Phase, Readiness, Webhook, WebhookSettings,
+    self, About, Access, AccessSettings, ControlHandle, Cores, Phase, Readiness, Webhook,
+    WebhookSettings,
 };
 use crate::gate::{Policy, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply, Source};
@@ -291,6 +292,11 @@ impl Server {
             .with_webhook(webhook)
             .with_source(Arc::clone(&expiry) as Arc<dyn Source>)
             .with_access(access.clone())
+            .with_about(About {
+                listen: Some(listen),
+                durability: settings.shard.durability,
+                message_bytes_max: settings.shard.message_bytes_max,
+            })
             .spawn(
                 admin,
                 Arc::clone(&cores),

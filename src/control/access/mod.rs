@@ -189,7 +189,7 @@ impl Access {
             ),
         };
         self.0.refusals.count(refusal);
-        Err(Problem::new(status, detail))
+        Err(Problem::new(status, detail).closing())
     }
 
     fn by_key(&self, keys: &ApiKeys, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
@@ -197,7 +197,9 @@ impl Access {
             self.0.refusals.count(refusal);
             let challenge = HeaderValue::from_static(challenge);
             let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
-            Err(problem.with_header(header::WWW_AUTHENTICATE, challenge))
+            Err(problem
+                .with_header(header::WWW_AUTHENTICATE, challenge)
+                .closing())
         };
         if !headers.contains_key(header::AUTHORIZATION) {
             // RFC 6750 §3.1: no error code where no credential came.
