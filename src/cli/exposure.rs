@@ -99,6 +99,7 @@ pub(super) fn warnings(options: &Options) -> Vec<String> {
         .unwrap_or_default();
     let is_proxied = !options.limits.trusted_proxies.0.is_empty();
     let is_asked = authentication.auth == AuthMethod::Webhook;
+    let told = options.hooks.webhook.as_deref().unwrap_or_default();
     let all = [
         (
             is_open && !options.tls.is_on() && !is_proxied,
@@ -134,6 +135,14 @@ pub(super) fn warnings(options: &Options) -> Vec<String> {
         (
             is_asked && authentication.auth_webhook_secret_file.is_none(),
             "the webhook cannot tell who asks it: add --auth-webhook-secret-file",
+        ),
+        (
+            told.starts_with("http://") && !is_local(told),
+            "--webhook is told over http://: names of rooms and users cross the network in the clear",
+        ),
+        (
+            !told.is_empty() && options.hooks.webhook_secret_file.is_none(),
+            "--webhook cannot tell who tells it: add --webhook-secret-file",
         ),
     ];
     let true_ones = all.into_iter().filter(|(is_so, _)| *is_so);

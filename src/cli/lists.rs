@@ -27,6 +27,12 @@ pub enum ListError {
         "{0:?} is no name of a host; write names such as admin.example, without scheme and port"
     )]
     NotAHostName(String),
+    /// An entry is nothing that is told.
+    #[error("{0:?} is nothing that is told; write rooms, users, or both with a comma between them")]
+    NotAnEvent(String),
+    /// Not a name for a node.
+    #[error("a node's name has 1 to 255 bytes and no control characters")]
+    NotANode,
     /// Not a URL that can be asked.
     #[error("not a URL; write http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH")]
     NotAUrl,
@@ -39,6 +45,24 @@ pub struct HostNames(pub Box<[Box<str>]>);
 /// Names of header fields, in lower case.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct HeaderNames(pub Box<[Box<str>]>);
+
+/// Of what the backend is told.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct HookEvents {
+    /// Rooms that are occupied and vacated.
+    pub rooms: bool,
+    /// Users that connect and disconnect.
+    pub users: bool,
+}
+
+impl Default for HookEvents {
+    fn default() -> HookEvents {
+        HookEvents {
+            rooms: true,
+            users: true,
+        }
+    }
+}
 
 fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|e| !e.is_empty())
@@ -91,6 +115,32 @@ pub(super) fn host_names(text: &str) -> Result<HostNames, ListError> {
 }
 
 /// Reads the URL of the webhook.
+/// Reads of what the backend is told.
+pub(super) fn hook_events(text: &str) -> Result<HookEvents, ListError> {
+    let mut events = HookEvents {
+        rooms: false,
+        users: false,
+    };
+    for entry in entries(text) {
+        match entry {
+            "rooms" => events.rooms = true,
+            "users" => events.users = true,
+            other => return Err(ListError::NotAnEvent(other.to_owned())),
+        }
+    }
+    if !events.rooms && !events.users {
+        return Err(ListError::NotAnEvent(String::new()));
+    }
+    Ok(events)
+}
+
+/// Reads the name of a node.
+pub(super) fn node_name(text: &str) -> Result<String, ListError> {
+    let is_name = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
+    is_name.then(|| text.to_owned()).ok_or(ListError::NotANode)
+}
+
+/// Reads the URL of a webhook.
 pub(super) fn webhook_url(text: &str) -> Result<String, ListError> {
     let uri: axum::http::Uri = text.parse().map_err(|_| ListError::NotAUrl)?;
     let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -123,6 +173,19 @@ mod tests {
         assert_eq!(header_names("a b"), bad);
         let many = vec!["a"; 17].join(",");
         assert_eq!(header_names(&many), Err(ListError::TooManyHeaders(17)));
+    }
+
+    #[test]
+    fn what_is_told_is_rooms_or_users_or_both() {
+        let of = |rooms, users| Ok(HookEvents { rooms, users });
+        assert_eq!(hook_events("rooms, users"), of(true, true));
+        assert_eq!(hook_events("users"), of(false, true));
+        assert_eq!(hook_events("rooms,"), of(true, false));
+        let bad = Err(ListError::NotAnEvent("messages".into()));
+        assert_eq!(hook_events("rooms,messages"), bad);
+        assert!(hook_events("").is_err());
+        assert_eq!(node_name("edge-1"), Ok("edge-1".into()));
+        assert!(node_name("").is_err() && node_name("a\nb").is_err());
     }
 
     #[test]

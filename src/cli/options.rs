@@ -13,7 +13,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::lists::{
-    HeaderNames, HostNames, actions, header_names, host_names, origins, webhook_url,
+    HeaderNames, HookEvents, HostNames, actions, header_names, hook_events, host_names, node_name,
+    origins, webhook_url,
 };
 use super::logging::log_filter;
 use super::policy::{KeySource, Secret, key_source};
@@ -62,6 +63,9 @@ pub struct Options {
     /// How much peers may do.
     #[command(flatten)]
     pub limits: Limits,
+    /// What your backend is told.
+    #[command(flatten)]
+    pub hooks: Hooks,
     /// How the server takes its leave.
     #[command(flatten)]
     pub shutdown: Shutdown,
@@ -532,6 +536,55 @@ pub struct Limits {
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = ProxyProtocol::Off)]
     #[arg(hide_possible_values = true)]
     pub proxy_protocol: ProxyProtocol,
+}
+
+/// What the operator's backend is told.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "Webhook for events")]
+#[group(skip)]
+pub struct Hooks {
+    /// URL of your backend that is told of rooms and users that come and go
+    #[arg(long, value_name = "URL", value_parser = webhook_url)]
+    pub webhook: Option<String>,
+
+    /// File with the secret that signs events
+    #[arg(long, value_name = "FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
+
+    /// What --webhook is told of, by commas: rooms, users; both where not given
+    #[arg(long, value_name = "LIST", value_parser = hook_events)]
+    pub webhook_events: Option<HookEvents>,
+
+    /// Time after which --webhook is told of who left: one that is back before then was never away
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(3_600)))]
+    pub webhook_delay: Duration,
+
+    /// Time after which --webhook is told of who came: one that is gone before then was never there
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    #[arg(value_parser = duration(Duration::ZERO..=Duration::from_secs(3_600)))]
+    pub webhook_arrival_delay: Duration,
+
+    /// Events in one request to --webhook
+    #[arg(long, value_name = "COUNT", default_value = "500", value_parser = count(1..=10_000))]
+    pub webhook_batch: usize,
+
+    /// Events that may wait for --webhook before the oldest is dropped, which it is told
+    #[arg(long, value_name = "COUNT", default_value = "100000", value_parser = count(1..=10_000_000))]
+    pub webhook_queue: usize,
+
+    /// Time that --webhook has to take a request with events before it is sent again
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = duration(Duration::from_millis(10)..=Duration::from_secs(60)))]
+    pub webhook_timeout: Duration,
+
+    /// File of certificates (PEM) that an https --webhook may be signed by, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub webhook_ca_file: Option<PathBuf>,
+
+    /// Name of this node in what it tells your backend; without it the machine's
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
+    pub node_name: Option<String>,
 }
 
 /// How the server takes its leave.

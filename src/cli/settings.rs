@@ -9,7 +9,7 @@ use super::options;
 use super::units::Count;
 use crate::address::CoreId;
 use crate::bus::Durability;
-use crate::control::{self, AccessSettings, WebhookSettings};
+use crate::control::{self, AccessSettings, HookSettings, WebhookSettings};
 use crate::gate::meters::METERS_MAX;
 use crate::gate::{Limits, Meters, Policy};
 use crate::reactor::tls::{CertificateFiles, MinVersion, TlsSettings};
@@ -50,8 +50,10 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
         },
         drain_window: options.shutdown.drain_window,
         webhook: webhook(&options.authentication),
+        hooks: hooks(&options.hooks),
         shard: ShardConfig {
             policy,
+            gives_notice: options.hooks.webhook.is_some(),
             memory_budget_bytes: memory_budget(options, host).unwrap_or(0),
             ..shard_config(options, CoreId(0), cores, random_seed())
         },
@@ -95,6 +97,34 @@ pub(super) fn access(options: &Options) -> AccessSettings {
         is_tls: options.tls.is_on_for_admin(),
         is_metrics_open: options.admin.metrics_open,
     }
+}
+
+/// What the operator's backend is told, where it is.
+pub(super) fn hooks(options: &options::Hooks) -> Option<HookSettings> {
+    let url = options.webhook.clone()?;
+    let wanted = options.webhook_events.unwrap_or_default();
+    Some(HookSettings {
+        url,
+        timeout: options.webhook_timeout,
+        secret_file: options.webhook_secret_file.clone(),
+        ca_file: options.webhook_ca_file.clone(),
+        node: options.node_name.clone().unwrap_or_else(host_name),
+        rooms: wanted.rooms,
+        users: wanted.users,
+        arrival_delay: options.webhook_arrival_delay,
+        departure_delay: options.webhook_delay,
+        batch_max: options.webhook_batch,
+        queue_max: options.webhook_queue,
+    })
+}
+
+/// What the machine is called.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.map(|name| name.trim().to_owned());
+    let name = name.or_else(|| std::env::var("HOSTNAME").ok());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "tidewheel".to_owned())
 }
 
 /// How much peers may do, as the options have it.

@@ -33,6 +33,8 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
         tokens_without_key(options),
         tokens_not_asked_for(options),
         webhook_and_its_url(options),
+        events_for_nobody(options),
+        batch_above_queue(options),
         admin_on_open_address(options),
         unpaired_certificates(options),
         two_kinds_of_certificates(options),
@@ -146,6 +148,34 @@ fn webhook_and_its_url(options: &Options) -> Option<Conflict> {
         &["auth", "auth-webhook-url"],
         problem.to_owned(),
     ))
+}
+
+fn events_for_nobody(options: &Options) -> Option<Conflict> {
+    let hooks = &options.hooks;
+    let given = [
+        ("webhook-secret-file", hooks.webhook_secret_file.is_some()),
+        ("webhook-ca-file", hooks.webhook_ca_file.is_some()),
+        ("webhook-events", hooks.webhook_events.is_some()),
+    ];
+    let (flag, _) = given.into_iter().find(|(_, is_given)| *is_given)?;
+    hooks.webhook.is_none().then(|| {
+        let problem = format!(
+            "--{flag} is about events for your backend, and nobody is told any: say where it is with \
+             --webhook (--auth-webhook-url is about who may enter)"
+        );
+        Conflict::new(&[flag, "webhook"], problem)
+    })
+}
+
+fn batch_above_queue(options: &Options) -> Option<Conflict> {
+    let (batch, queue) = (options.hooks.webhook_batch, options.hooks.webhook_queue);
+    (batch > queue).then(|| {
+        let problem = format!(
+            "--webhook-batch {batch} is above --webhook-queue {queue}: a batch would never be full; \
+             lower --webhook-batch, or raise --webhook-queue"
+        );
+        Conflict::new(&["webhook-batch", "webhook-queue"], problem)
+    })
 }
 
 fn admin_on_open_address(options: &Options) -> Option<Conflict> {
@@ -357,7 +387,7 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 22] = [
+        let cases: [Case; 24] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
@@ -368,6 +398,11 @@ mod tests {
                 |o| o.authentication.auth_webhook_url = Some("http://a/".into()),
                 "auth",
             ),
+            (
+                |o| o.hooks.webhook_secret_file = Some("a".into()),
+                "webhook-secret-file",
+            ),
+            (|o| o.hooks.webhook_queue = 100, "webhook-batch"),
             (
                 |o| o.listeners.admin_listen = "[::]:1".parse().unwrap(),
                 "admin-listen",

@@ -14,11 +14,13 @@
 //!                                                                      ▲                   │
 //!                                                                      └────── Answer ─────┘
 //! ```
-//! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]).
+//! It also asks the operator's backend about credentials, where that is to judge them ([`webhook`]),
+//! and tells it of rooms and users that come and go ([`hooks`]).
 
 pub mod access;
 pub mod api;
 mod dashboard;
+pub mod hooks;
 mod listen;
 mod live;
 mod node;
@@ -44,6 +46,7 @@ use tokio::sync::watch;
 
 pub use access::{Access, AccessError, AccessSettings};
 pub use api::About;
+pub use hooks::{HookSettings, Hooks};
 pub use outbound::EndpointError;
 pub use problem::Problem;
 pub use readiness::{Phase, Readiness};
@@ -54,6 +57,7 @@ pub use webhook::{Webhook, WebhookError, WebhookSettings};
 
 use crate::bus::Answer;
 use crate::control::api::Api;
+use crate::control::hooks::Stage;
 use crate::control::live::Live;
 use crate::control::node::Node;
 use crate::control::process::Process;
@@ -107,6 +111,7 @@ impl Default for Limits {
 pub struct ControlHandle {
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
     thread: JoinHandle<()>,
 }
 
@@ -116,9 +121,16 @@ impl ControlHandle {
         self.address
     }
 
+    /// Takes note that clients are told to leave: of that the backend is told once, and not of each.
+    pub fn drain(&self) {
+        self.stage.send_replace(Stage::Draining);
+    }
+
     /// Takes no more connections, finishes the answers under way (within
-    /// [`Limits::close_timeout`]) and returns when the thread has ended; an error if it panicked.
+    /// [`Limits::close_timeout`]), tells the backend what is on the way and returns when the thread
+    /// has ended; an error if it panicked.
     pub fn stop(self) -> thread::Result<()> {
+        self.stage.send_replace(Stage::Stopping);
         self.stop.send_replace(true);
         self.thread.join()
     }
@@ -136,6 +148,7 @@ pub struct Plane {
     sources: Sources,
     access: Access,
     about: About,
+    hooks: Option<Hooks>,
     secured: Secured,
     answers: UnboundedSender<Vec<Answer>>,
     answered: UnboundedReceiver<Vec<Answer>>,
@@ -159,6 +172,7 @@ impl Plane {
             sources: Sources::default(),
             access: Access::default(),
             about: About::default(),
+            hooks: None,
             secured: Secured::default(),
         })
     }
@@ -194,6 +208,12 @@ impl Plane {
         Plane { about, ..self }
     }
 
+    /// With the operator's backend as somebody to tell what happens.
+    #[must_use]
+    pub fn with_hooks(self, hooks: Option<Hooks>) -> Plane {
+        Plane { hooks, ..self }
+    }
+
     /// Where cores send their answers. There is at most one for each question, so what may wait is
     /// bounded by what may be asked.
     pub fn answers(&self) -> UnboundedSender<Vec<Answer>> {
@@ -223,6 +243,7 @@ impl Plane {
             mut sources,
             access,
             about,
+            hooks,
             secured,
             answered,
             // The cores have theirs.
@@ -236,10 +257,15 @@ impl Plane {
         };
         let (stop, stopped) = watch::channel(false);
         sources.add(Arc::clone(&node) as Arc<dyn Source>);
+        let (stage, staged) = watch::channel(Stage::Serving);
+        let epoch = node.epoch();
         sources.add(Arc::new(Process));
         sources.add(access.refusals());
         if let Some(webhook) = &webhook {
             sources.add(webhook.counters());
+        }
+        if let Some(hooks) = &hooks {
+            sources.add(hooks.counters());
         }
         let scraper = Scraper::new(Arc::clone(&cores), limits.snapshot_timeout, sources);
         let scraper = Arc::new(scraper);
@@ -271,12 +297,18 @@ impl Plane {
                     if let Some(webhook) = webhook {
                         tokio::spawn(webhook.serve(cores));
                     }
+                    let hooks = hooks.map(|hooks| tokio::spawn(hooks.serve(staged, epoch)));
                     listen::serve((listener, secured), router, limits, stopped).await;
+                    if let Some(hooks) = hooks {
+                        // Bounded in time by itself.
+                        let _ended = hooks.await;
+                    }
                 });
             })?;
         Ok(ControlHandle {
             address,
             stop,
+            stage,
             thread,
         })
     }

@@ -34,8 +34,8 @@ pub use tls::Certificates;
 use crate::address::{ConnectionRef, CoreId, Placement};
 use crate::bus::{Order, OrderReply, Outlet, Query};
 use crate::control::{
-    self, About, Access, AccessSettings, ControlHandle, Cores, Phase, Readiness, Webhook,
-    WebhookSettings,
+    self, About, Access, AccessSettings, ControlHandle, Cores, HookSettings, Hooks, Phase,
+    Readiness, Webhook, WebhookSettings,
 };
 use crate::gate::{Policy, Verdict};
 use crate::metrics::{Kind, Metrics, SnapshotReply, Source};
@@ -83,6 +83,8 @@ pub struct Settings {
     pub drain_window: Duration,
     /// How the operator's backend is asked about credentials, where it judges them.
     pub webhook: Option<WebhookSettings>,
+    /// What the operator's backend is told, where it is told something.
+    pub hooks: Option<HookSettings>,
     /// What each core's shard is told; its number is filled in.
     pub shard: ShardConfig,
     /// Makes the allocator give free pages of the calling thread back to the system.
@@ -253,6 +255,8 @@ impl Server {
         // The cores may ask before the control plane runs: questions wait in the channel.
         let webhook = settings.webhook.as_ref().map(Webhook::new).transpose()?;
         let (questions, webhook) = webhook.unzip();
+        let hooks = settings.hooks.as_ref().map(Hooks::new).transpose()?;
+        let (notices, hooks) = hooks.unzip();
         let (ended_sender, ended) = mpsc::channel();
         let budget = settings.shard.memory_budget_bytes;
         let memory = Arc::new(NodeMemory::new(shards, budget, settings.collect));
@@ -264,7 +268,7 @@ impl Server {
             links: Links {
                 questions,
                 answers: Some(plane.answers()),
-                notices: None,
+                notices,
                 records: None,
             },
             ended: ended_sender,
@@ -291,6 +295,7 @@ impl Server {
         let control = plane
             .with_webhook(webhook)
             .with_source(Arc::clone(&expiry) as Arc<dyn Source>)
+            .with_hooks(hooks)
             .with_access(access.clone())
             .with_about(About {
                 listen: Some(listen),
@@ -389,6 +394,7 @@ impl Server {
                     let signal = signal_name(signal);
                     tracing::info!(signal, window = ?drain_window, "draining");
                     readiness.set(Phase::Draining);
+                    control.drain();
                     for outlet in &outlets {
                         outlet.send(Mail::Drain(drain_window), 0);
                     }

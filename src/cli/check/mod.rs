@@ -16,10 +16,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use super::exposure;
 use super::host::Host;
 use super::policy::policy;
-use super::settings::{access, certificates, webhook};
+use super::settings::{access, certificates, hooks, webhook};
 use super::units::Count;
 use super::{EXIT_FAILURE, EXIT_USAGE, Options};
-use crate::control::{Access, Webhook};
+use crate::control::{Access, Hooks, Webhook};
 use crate::reactor::tls::{Shown, TlsLoader};
 use crate::server::Capacity;
 use machine::{Machine, Wanted, Weight, findings};
@@ -173,6 +173,9 @@ pub fn load_files(options: &Options, now_unix_ms: u64) -> anyhow::Result<Vec<Sho
         Webhook::new(&settings)?;
     }
     Access::open(access(options))?;
+    if let Some(settings) = hooks(&options.hooks) {
+        Hooks::new(&settings)?;
+    }
     Ok(shown)
 }
 

@@ -8,6 +8,7 @@ import authentication from './cases/authentication.mjs';
 import pressure from './cases/pressure.mjs';
 import reload from './cases/reload.mjs';
 import rules from './cases/rules.mjs';
+import hooks from './cases/hooks.mjs';
 import ending from './cases/ending.mjs';
 import tls from './cases/tls.mjs';
 import page, { close as closeBrowser } from './cases/page.mjs';
@@ -30,7 +31,7 @@ async function run(name, body, server) {
 }
 
 const all = {
-  ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...reload, ...rules, ...ending, ...tls, ...page,
+  ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...reload, ...rules, ...hooks, ...ending, ...tls, ...page,
 };
 const cases = Object.entries(all)
   .filter(([name]) => !words.length || words.some(word => name.includes(word)));
