@@ -1,7 +1,7 @@
 //! What the operator's backend is asked about a connection, and its verdict.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::address::ConnectionRef;
 use crate::gate::Grant;
@@ -23,9 +23,16 @@ pub struct Question {
     /// The client's address as text, empty where it is not known. Where a trusted proxy speaks for
     /// it, that is what the proxy says.
     pub address: Box<str>,
+    /// Lives as long as the answer is awaited: once it is gone, nobody needs to be asked any more.
+    pub asker: Weak<()>,
 }
 
 impl Question {
+    /// Whether somebody still waits for the answer.
+    pub fn is_awaited(&self) -> bool {
+        self.asker.strong_count() > 0
+    }
+
     /// Bytes of memory that it takes, roughly, itself included.
     pub fn heap_bytes(&self) -> usize {
         let texts = [

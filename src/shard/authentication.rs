@@ -182,6 +182,7 @@ impl Shard {
         known.credits_held += CREDITS;
         let client_id = known.client_id;
         let correlation_id = correlation_id.map(Box::from);
+        let asker = Arc::new(());
         let question = self.change_pass(index, |pass| {
             let waiting = pass.waiting.get_or_insert_with(Box::default);
             let question = Question {
@@ -191,11 +192,13 @@ impl Shard {
                 headers: waiting.headers.clone(),
                 room: waiting.room.as_deref().map(Box::from),
                 address: address.unwrap_or_default().into(),
+                asker: Arc::downgrade(&asker),
             };
             waiting.asked = Some(Asked {
                 way,
                 correlation_id,
                 question_bytes: question.heap_bytes(),
+                _asker: asker,
             });
             question
         });

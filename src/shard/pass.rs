@@ -56,6 +56,8 @@ pub(super) struct Asked {
     pub correlation_id: Option<Box<str>>,
     /// What the question to the backend takes, in bytes: nobody else counts it.
     pub question_bytes: usize,
+    /// Goes with this, by which the question is known to be in vain.
+    pub _asker: Arc<()>,
 }
 
 impl Waiting {

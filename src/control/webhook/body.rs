@@ -133,6 +133,7 @@ mod tests {
             headers: Vec::new(),
             room: None,
             address: "127.0.0.2".into(),
+            asker: Default::default(),
         };
         let written = |question: &Question| String::from_utf8(write_question(question)).unwrap();
         assert_eq!(

@@ -167,6 +167,7 @@ mod tests {
             headers: headers.iter().map(header).collect(),
             room: room.map(Box::from),
             address: "::1".into(),
+            asker: Default::default(),
         }
     }
 

@@ -29,9 +29,11 @@ pub(super) enum Outcome {
     TooMany,
     /// The backend had failed too often to be asked.
     CircuitOpen,
+    /// Whoever it was about went away before it was asked.
+    Withdrawn,
 }
 
-const OUTCOMES: [(Outcome, &str); 11] = [
+const OUTCOMES: [(Outcome, &str); 12] = [
     (Outcome::Granted, "granted"),
     (Outcome::Denied, "denied"),
     (Outcome::TimedOut, "timed_out"),
@@ -43,6 +45,7 @@ const OUTCOMES: [(Outcome, &str); 11] = [
     (Outcome::Shared, "shared"),
     (Outcome::TooMany, "too_many"),
     (Outcome::CircuitOpen, "circuit_open"),
+    (Outcome::Withdrawn, "withdrawn"),
 ];
 
 /// The counters and gauges.

@@ -19,7 +19,7 @@ mod counters;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -40,6 +40,9 @@ use crate::gate::{Question, Verdict};
 
 /// How many questions may wait for each that is asked.
 const WAITING_PER_ASKED: usize = 16;
+
+/// How often it is looked who has gone, where all places are taken.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How the backend is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,6 +98,7 @@ impl Webhook {
             waiting_max,
             waiting: 0,
             asking: HashMap::new(),
+            looked_at: None,
             queue: VecDeque::new(),
             under_way: JoinSet::new(),
             names: HashMap::new(),
@@ -126,6 +130,27 @@ impl Webhook {
     }
 }
 
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Asker {
+    connection: ConnectionRef,
+    /// Gone with the connection.
+    asker: Weak<()>,
+}
+
+impl Asker {
+    fn of(question: &Question) -> Asker {
+        Asker {
+            connection: question.connection,
+            asker: Weak::clone(&question.asker),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.asker.strong_count() == 0
+    }
+}
+
 /// The one place where questions are: a plain struct on one task.
 #[derive(Debug)]
 struct Desk {
@@ -138,7 +163,9 @@ struct Desk {
     /// Connections that wait for an answer, of what is asked and of what waits to be.
     waiting: usize,
     /// Who waits for each question. Its key is all that is kept of it.
-    asking: HashMap<Key, Vec<ConnectionRef>>,
+    asking: HashMap<Key, Vec<Asker>>,
+    /// When it was looked last who has gone.
+    looked_at: Option<Instant>,
     queue: VecDeque<(Key, Question)>,
     under_way: JoinSet<Answer>,
     /// Which question each task under way asks.
@@ -155,11 +182,14 @@ impl Desk {
             self.counters.count(Outcome::Cached);
             return cores.deliver_verdict(connection, verdict);
         }
-        let is_full = self.waiting >= self.waiting_max + self.in_flight_max;
+        let is_full = self.is_full() && {
+            self.forget_gone(now);
+            self.is_full()
+        };
         if let Some(askers) = self.asking.get_mut(&key).filter(|_| !is_full) {
             self.counters.count(Outcome::Shared);
             self.waiting += 1;
-            return askers.push(connection);
+            return askers.push(Asker::of(&question));
         }
         if is_full {
             self.counters.count(Outcome::TooMany);
@@ -170,11 +200,58 @@ impl Desk {
             return cores.deliver_verdict(connection, Verdict::Unavailable);
         }
         self.waiting += 1;
-        self.asking.insert(key, vec![connection]);
+        self.asking.insert(key, vec![Asker::of(&question)]);
         if self.under_way.len() < self.in_flight_max {
             self.ask(key, question);
         } else {
             self.queue.push_back((key, question));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting >= self.waiting_max + self.in_flight_max
+    }
+
+    /// Gives away the places of those who went, so that nobody is turned away for their sake. Not for
+    /// each who comes: it looks at all who wait.
+    fn forget_gone(&mut self, now: Instant) {
+        if self.looked_at.is_some_and(|at| now < at + LOOK_INTERVAL) {
+            return;
+        }
+        self.looked_at = Some(now);
+        let mut gone = 0;
+        for askers in self.asking.values_mut() {
+            let before = askers.len();
+            askers.retain(|asker| !asker.is_gone());
+            gone += before - askers.len();
+        }
+        self.waiting -= gone;
+        let Desk {
+            asking,
+            queue,
+            counters,
+            ..
+        } = self;
+        queue.retain(|(key, _)| {
+            let is_awaited = asking.get(key).is_some_and(|askers| !askers.is_empty());
+            if !is_awaited {
+                asking.remove(key);
+                counters.count(Outcome::Withdrawn);
+            }
+            is_awaited
+        });
+    }
+
+    /// The next question that somebody still waits for the answer to.
+    fn next_in_queue(&mut self) -> Option<(Key, Question)> {
+        loop {
+            let (key, question) = self.queue.pop_front()?;
+            let askers = self.asking.get(&key);
+            if askers.is_some_and(|askers| askers.iter().any(|asker| !asker.is_gone())) {
+                return Some((key, question));
+            }
+            self.waiting -= self.asking.remove(&key).map_or(0, |askers| askers.len());
+            self.counters.count(Outcome::Withdrawn);
         }
     }
 
@@ -210,13 +287,13 @@ impl Desk {
         if self.circuit.is_open() {
             return self.give_up_queue(cores);
         }
-        if let Some((key, question)) = self.queue.pop_front() {
+        if let Some((key, question)) = self.next_in_queue() {
             self.ask(key, question);
         }
     }
 
     fn deliver(&mut self, key: &Key, verdict: &Verdict, cores: &dyn Cores) {
-        for connection in self.asking.remove(key).unwrap_or_default() {
+        for Asker { connection, .. } in self.asking.remove(key).unwrap_or_default() {
             self.waiting -= 1;
             cores.deliver_verdict(connection, verdict.clone());
         }

@@ -120,6 +120,8 @@ struct Office {
     questions: Sender<Question>,
     verdicts: mpsc::UnboundedReceiver<(u32, Verdict)>,
     counters: Arc<Counters>,
+    /// Lives as long as those who ask.
+    asker: Arc<()>,
 }
 
 fn settings(address: SocketAddr) -> WebhookSettings {
@@ -142,6 +144,7 @@ fn office(settings: &WebhookSettings) -> Office {
         questions,
         verdicts,
         counters,
+        asker: Arc::default(),
     }
 }
 
@@ -158,6 +161,7 @@ impl Office {
             headers: Vec::new(),
             room: None,
             address: "127.0.0.2".into(),
+            asker: Arc::downgrade(&self.asker),
         };
         self.questions.try_send(question).unwrap();
     }
@@ -293,6 +297,25 @@ async fn the_same_question_is_asked_once_and_too_many_are_turned_away() {
         text.contains("in_flight 4\n") && text.contains("waiting 68\n"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn those_who_went_are_not_asked_about_and_hold_no_place() {
+    let (address, backend) = backend(by_token);
+    let mut office = office(&settings(address));
+    // Four are asked, and 64 wait; then all of these go.
+    for index in 0..68 {
+        office.put(index, &format!("never-{index}"));
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    office.asker = Arc::default();
+    office.put(100, "yes");
+    while office.next().await != (100, "granted") {}
+    assert_eq!(office.counters.of(Outcome::TooMany), 0);
+    assert_eq!(office.counters.of(Outcome::Withdrawn), 64);
+    assert_eq!(backend.asked.lock().unwrap().len(), 5);
+    assert_eq!(office.ask("yes").await, "granted", "nothing is left over");
 }
 
 #[tokio::test]
