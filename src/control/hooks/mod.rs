@@ -184,6 +184,7 @@ impl Hooks {
         desk.push(What::NodeStarted, unix_ms());
         let mut ends = None;
         let mut is_listening = true;
+        let mut has_drained = false;
         loop {
             desk.move_on();
             if ends.is_some() && desk.is_done() {
@@ -205,8 +206,9 @@ impl Hooks {
                         return;
                     }
                     let stage = *stage.borrow_and_update();
-                    if stage >= Stage::Draining && is_listening {
-                        is_listening = false;
+                    if stage >= Stage::Draining && !has_drained {
+                        // Also where the cores have gone already.
+                        (is_listening, has_drained) = (false, true);
                         desk.drain();
                     }
                     if stage == Stage::Stopping {
