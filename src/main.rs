@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tidewheel::cli::api_key::ApiKeyCommand;
 use tidewheel::cli::check::{Check, load_files};
+use tidewheel::cli::history::HistoryCommand;
 use tidewheel::cli::host::{Host, raise_descriptor_limit};
 use tidewheel::cli::policy::{Secret, policy};
 use tidewheel::cli::reload::Reloader;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         }) => (options, settings, warnings),
         Ok(Parsed::Token { command, secret }) => return token(&command, secret.as_ref()),
         Ok(Parsed::ApiKey(command)) => return api_key(&command),
+        Ok(Parsed::History(command)) => return history(&command),
         Ok(Parsed::Check(check)) => return examine(&check),
         Ok(Parsed::Print(text)) => {
             print!("{text}");
@@ -69,6 +71,21 @@ fn api_key(command: &ApiKeyCommand) -> ExitCode {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+fn history(command: &HistoryCommand) -> ExitCode {
+    let now_unix_ms = Clock::start().now().unix_ms;
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    match cli::history::run(command, now_unix_ms, stdin, stdout) {
+        Ok(outcome) => {
+            eprint!("{}", outcome.text);
+            ExitCode::from(if outcome.is_good { 0 } else { EXIT_FAILURE })
         }
         Err(error) => {
             eprintln!("error: {error}");

@@ -44,6 +44,7 @@ use thiserror::Error;
 pub mod api_key;
 pub mod check;
 mod exposure;
+pub mod history;
 pub mod host;
 pub mod lists;
 pub mod logging;
@@ -94,6 +95,8 @@ pub enum Parsed {
     },
     /// Make keys of the admin API.
     ApiKey(api_key::ApiKeyCommand),
+    /// Move history out of a data directory, or into one.
+    History(history::HistoryCommand),
     /// Check the configuration and the machine.
     Check(Check),
     /// Print this text to standard output, and end with success: `--help`, `--version`.
@@ -217,6 +220,11 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true);
+    let history = history::HistoryCommand::augment_subcommands(Command::new("history"))
+        .about("Export the history of a data directory, or import one")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true);
     Serve::augment_args(Command::new("tidewheel"))
         .about(ABOUT)
         .after_help(AFTER_HELP)
@@ -231,6 +239,7 @@ fn command() -> Command {
         ))))
         .subcommand(token)
         .subcommand(api_key)
+        .subcommand(history)
 }
 
 /// The version and what was built: `0.1.0 (x86_64-linux, release build)`.
@@ -272,6 +281,11 @@ pub fn parse_from(
         let command = api_key::ApiKeyCommand::from_arg_matches(matches);
         let command = command.map_err(|error| CliError::CommandLine(error.to_string()))?;
         return Ok(Parsed::ApiKey(command));
+    }
+    if let Some(("history", matches)) = matches.subcommand() {
+        let command = history::HistoryCommand::from_arg_matches(matches);
+        let command = command.map_err(|error| CliError::CommandLine(error.to_string()))?;
+        return Ok(Parsed::History(command));
     }
     // Without a command the flags stand at the top, and mean the same.
     let flags = matches.subcommand().map_or(&matches, |(_, flags)| flags);

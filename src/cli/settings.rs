@@ -218,7 +218,7 @@ pub fn memory_budget(options: &Options, host: &Host) -> Option<usize> {
 
 /// A number that nobody outside can guess: the standard library's hasher is keyed by the system's
 /// random source.
-fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new()
         .build_hasher()
         .finish()

@@ -41,6 +41,8 @@ pub(super) struct Change<'a> {
     bans: HashMap<&'a UserId, Option<Option<u64>>>,
     /// Messages that do not follow on: they came twice.
     repeated: usize,
+    /// Messages were lost before they came here: others do not follow on.
+    has_holes: bool,
     next_room: i64,
     next_place: i64,
     deleted: Vec<i64>,
@@ -55,6 +57,7 @@ impl<'a> Change<'a> {
             reads: HashMap::new(),
             bans: HashMap::new(),
             repeated: 0,
+            has_holes: false,
             next_room: mirror.next_room,
             next_place: mirror.next_place,
             deleted: Vec::new(),
@@ -68,6 +71,11 @@ impl<'a> Change<'a> {
     /// Messages that were left out because their offset had been taken already.
     pub(super) fn repeated(&self) -> usize {
         self.repeated
+    }
+
+    /// Whether messages were lost on the way here.
+    pub(super) fn has_holes(&self) -> bool {
+        self.has_holes
     }
 
     fn take(&mut self, record: &'a Record, mirror: &Mirror) {
@@ -119,9 +127,11 @@ impl<'a> Change<'a> {
             self.repeated += 1;
             return;
         }
+        let mut has_hole = false;
         if *offset > room.offset + 1 {
             // Those between were lost: what was kept does not lead up to this one.
             room.kept_since = offset - 1;
+            has_hole = true;
         }
         room.offset = *offset;
         room.kept_since = room.kept_since.max((*kept_since).min(*offset));
@@ -132,6 +142,7 @@ impl<'a> Change<'a> {
             body: frame.body(),
             place: None,
         });
+        self.has_holes |= has_hole;
     }
 
     /// The room as it is by now, if there is one.

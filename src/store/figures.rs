@@ -106,6 +106,12 @@ impl StoreFigures {
         self.refused.fetch_add(messages as u64, Ordering::Relaxed);
     }
 
+    /// Counts records that a core could not hand over at all: the folder is not marked as clean at
+    /// the end then. To be called before [`super::StoreHandle::stop`].
+    pub fn admit_loss(&self, records: u64) {
+        self.lost.fetch_add(records, Ordering::Relaxed);
+    }
+
     pub(super) fn lose(&self, records: usize) {
         self.lost.fetch_add(records as u64, Ordering::Relaxed);
     }

@@ -120,6 +120,17 @@ impl Folder {
         Ok(())
     }
 
+    /// Notes how many commits there were at a start. A folder without this note is taken for one
+    /// that was put back from a copy.
+    pub(super) fn begin_marks(&self, commits: u64) -> Result<(), StoreError> {
+        let noted = self.mark.write_all_at(&mark(commits), 0);
+        // The names of new files have to survive a power cut too.
+        let noted = noted
+            .and_then(|()| self.mark.sync_all())
+            .and_then(|()| File::open(&self.path)?.sync_all());
+        noted.map_err(|error| StoreError::file(&self.path.join(MARK_FILE), error))
+    }
+
     /// Notes how many commits there were, after each of them. Where that fails, nothing is lost but
     /// that a journal without its end goes unnoticed.
     pub(super) fn mark(&self, commits: u64) {

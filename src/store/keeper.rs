@@ -113,7 +113,9 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
         loop {
             let due = match (self.retry, deadline) {
                 // New messages are tried at once: their cores wait for the answer.
-                (Some(_), _) if self.is_fsync() && !self.waiting.is_empty() => return true,
+                (Some(_), _) if self.is_fsync() && !self.waiting.is_empty() => {
+                    return self.receive_all();
+                }
                 (Some((at, _)), _) => Some(at),
                 (None, None) if self.waiting.is_empty() => None,
                 (None, None) if self.is_fsync() => return self.receive_all(),
@@ -234,6 +236,7 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
             );
             store.figures.lose(change.repeated());
         }
+        self.has_lost |= change.has_holes();
         change.enter(&mut store.mirror, now_unix_ms);
         store.folder.mark(store.mirror.commits as u64);
         Ok(())
@@ -368,8 +371,8 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
         }
         let left = self.waiting.iter().map(|batch| batch.records.len());
         let left = left.sum::<usize>() + self.owed.len();
-        if left > 0 || self.has_lost {
-            self.store.figures.lose(left);
+        self.store.figures.lose(left);
+        if self.has_lost || self.store.figures.lost() > 0 {
             let lost = self.store.figures.lost();
             tracing::error!(
                 records = lost,

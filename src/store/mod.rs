@@ -197,7 +197,8 @@ impl Store {
         if loaded.contents.renewed && !loaded.contents.rooms.is_empty() {
             tracing::warn!(
                 rooms = loaded.contents.rooms.len(),
-                "history was not closed cleanly: rooms go on with new epochs"
+                "the newest messages may be missing: history was not closed cleanly, or was put back from a \
+                 copy; rooms go on with new epochs"
             );
         }
         let database = match loaded.database {
@@ -239,8 +240,7 @@ impl Store {
         });
         marked.map_err(|error| StoreError::database(&self.folder, &error))?;
         self.mirror.commits = commits;
-        self.folder.mark(commits as u64);
-        Ok(())
+        self.folder.begin_marks(commits as u64)
     }
 
     /// What the store counts.
@@ -323,7 +323,8 @@ fn load(
         reading.mode != Some(mode(Durability::Fsync)),
     );
     let commits = u64::try_from(reading.commits.unwrap_or(0)).unwrap_or(0);
-    let commits_missing = folder.marked().unwrap_or(0).saturating_sub(commits);
+    let marked = folder.marked();
+    let commits_missing = marked.unwrap_or(0).saturating_sub(commits);
     let mirror = Mirror::new(key_window);
     let assembly = Assembly::of(reading, mirror, now_unix_ms, new_epoch);
     let (mut contents, mut mirror) = (assembly.contents, assembly.mirror);
@@ -339,7 +340,8 @@ fn load(
             commits_missing,
         });
     }
-    let is_unclean = !clean && was_async && !is_new;
+    // Without a mark these may be old files that somebody put back.
+    let is_unclean = !is_new && (marked.is_none() || (!clean && was_async));
     Ok(Loaded {
         database,
         contents,

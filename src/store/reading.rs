@@ -124,15 +124,12 @@ impl Reading {
             self.broken += 1;
             return;
         };
-        self.rooms.insert(
-            id,
-            RoomRead {
-                name: record.name.into(),
-                epoch: record.epoch,
-                offset: record.offset,
-                kept_since: record.kept_since.min(record.offset),
-            },
-        );
+        self.rooms.entry(id).or_insert_with(|| RoomRead {
+            name: record.name.into(),
+            epoch: record.epoch,
+            offset: record.offset,
+            kept_since: record.kept_since.min(record.offset),
+        });
     }
 
     fn message(&mut self, place: i64, record: &[u8], bodies: bool) {

@@ -110,7 +110,7 @@ impl Archive {
         let reading = Reading::of(&database, false).map_err(|error| fault(&error))?;
         let was_async = reading.mode != Some(mode(Durability::Fsync));
         let commits = u64::try_from(reading.commits.unwrap_or(0)).unwrap_or(0);
-        let has_all = folder.marked().is_none_or(|marked| marked <= commits);
+        let has_all = is_new || folder.marked().is_some_and(|marked| marked <= commits);
         let is_clean = is_new || reading.clean == Some(1) || !was_async;
         let unreadable = reading.broken + reading.gaps;
         let mut random = fastrand::Rng::with_seed(seed);
@@ -235,7 +235,7 @@ pub fn import(
         return Err(fault);
     }
     written.map_err(|error| archive.fault(&error))?;
-    archive.folder.mark(commits as u64);
+    archive.folder.begin_marks(commits as u64)?;
     let _later = archive.database.checkpoint();
     Ok(moved)
 }
@@ -273,7 +273,7 @@ fn read_all(
     }
     while let Some(mut room) = lines.room()? {
         if mirror.rooms.contains_key(&room.name) {
-            return Err(lines.fault(LineFault::RoomExists(room.name)).into());
+            return Err(lines.room_fault(LineFault::RoomExists(room.name)).into());
         }
         if !is_whole {
             room.epoch = Epoch(random.u64(..));

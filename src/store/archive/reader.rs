@@ -14,6 +14,8 @@ pub(super) struct Lines<R> {
     input: R,
     /// The line that was read last, from 1.
     number: u64,
+    /// The line with which the last room began.
+    room_number: u64,
     text: Vec<u8>,
     ahead: Option<Line>,
 }
@@ -23,6 +25,7 @@ impl<R: BufRead> Lines<R> {
         Lines {
             input,
             number: 0,
+            room_number: 0,
             text: Vec::new(),
             ahead: None,
         }
@@ -31,6 +34,12 @@ impl<R: BufRead> Lines<R> {
     /// The fault, with the line that was read last.
     pub(super) fn fault(&self, fault: LineFault) -> ArchiveError {
         let number = self.number;
+        ArchiveError::Line { number, fault }
+    }
+
+    /// The fault, with the line with which the last room began.
+    pub(super) fn room_fault(&self, fault: LineFault) -> ArchiveError {
+        let number = self.room_number;
         ArchiveError::Line { number, fault }
     }
 
@@ -98,6 +107,7 @@ impl<R: BufRead> Lines<R> {
             Some(Line::Ban(_)) => return Err(self.fault(LineFault::LateBan)),
             Some(_) => return Err(self.fault(LineFault::NoRoom)),
         };
+        self.room_number = self.number;
         let mut last = 0;
         while let Some(line) = self.next(Some(&room.name))? {
             match line {
@@ -127,7 +137,7 @@ impl<R: BufRead> Lines<R> {
         }
         if !room.messages.is_empty() && last != room.offset {
             let (offset, room) = (room.offset, room.name);
-            return Err(self.fault(LineFault::Newest { room, offset, last }));
+            return Err(self.room_fault(LineFault::Newest { room, offset, last }));
         }
         Ok(Some(room))
     }
