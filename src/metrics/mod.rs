@@ -366,10 +366,8 @@ pub struct Flush {
 impl Flush {
     /// Counts the sizes of `n` writes, which took as much each.
     pub fn note_sizes(&mut self, bytes: u64, frames: u64, n: u64) {
-        if n > 0 {
-            self.write_bytes.add(bytes, n);
-            self.write_frames.add(frames, n);
-        }
+        self.write_bytes.add(bytes, n);
+        self.write_frames.add(frames, n);
     }
 
     fn merge(&mut self, other: &Flush) {

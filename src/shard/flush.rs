@@ -12,7 +12,7 @@ use std::io::IoSlice;
 
 use smallvec::SmallVec;
 
-use crate::metrics::Kind;
+use crate::metrics::{Kind, Metrics};
 use crate::room::Feed;
 use crate::room::feed::Member;
 use crate::room::log::{Log, Position, Tally};
@@ -117,11 +117,6 @@ impl<'a> Stretch<'a> {
             tally: log.appended().since(log.tally_at(from)),
             bytes: log.contiguous_from(from),
         }
-    }
-
-    /// Frames that end in it.
-    fn frames(&self) -> u64 {
-        self.tally.total()
     }
 }
 
@@ -310,10 +305,9 @@ impl Shard {
         let first = feed.begin_pass();
         let Feed { log, members, .. } = feed;
         let mut stretch = Stretch::new(log, head);
-        let mut delivered = Tally::default();
-        let (mut writes, mut bytes) = (0u64, 0u64);
-        // How many writes there were before those that took the whole stretch.
-        let mut writes_before = 0;
+        // Members that took the whole stretch. What they took is counted for all of them at once, when
+        // the next member stands elsewhere.
+        let mut whole = 0u64;
         let mut left = *budget;
         let unvisited = members.get_mut(first..).unwrap_or_default();
         let mut visited = 0;
@@ -340,13 +334,9 @@ impl Shard {
                 continue;
             }
             if stretch.from != member.cursor {
-                let flush = &mut self.metrics.flush;
-                flush.note_sizes(
-                    head - stretch.from,
-                    stretch.frames(),
-                    writes - writes_before,
-                );
-                writes_before = writes;
+                let bytes = head - stretch.from;
+                count_written(&mut self.metrics, bytes, stretch.tally, whole);
+                whole = 0;
                 stretch = Stretch::new(log, member.cursor);
             }
             let (sent, offered) = match stretch.bytes {
@@ -355,28 +345,13 @@ impl Shard {
             };
             match sent {
                 Sent::Took(count) if member.cursor + (count as u64) >= head => {
-                    writes += 1;
-                    bytes += count as u64;
+                    whole += 1;
                     member.cursor = head;
-                    delivered.messages += stretch.tally.messages;
-                    delivered.signals += stretch.tally.signals;
                 }
                 Sent::Took(count) => {
-                    writes += 1;
-                    writes_before += 1;
-                    bytes += count as u64;
-                    let part = take_part(log, member, count as u64);
-                    delivered.messages += part.messages;
-                    delivered.signals += part.signals;
-                    let flush = &mut self.metrics.flush;
-                    flush.note_sizes(count as u64, part.total(), 1);
-                    flush.partial += u64::from(count < offered);
-                    findings.push(if count < offered {
-                        Finding::Blocked(member.connection)
-                    } else {
-                        // More than one write can hold: the rest goes by the careful way.
-                        Finding::Careful(member.connection)
-                    });
+                    let is_full = count < offered;
+                    let finding = take_part(log, member, (count, is_full), &mut self.metrics);
+                    findings.push(finding);
                 }
                 Sent::Full => {
                     self.metrics.flush.would_block += 1;
@@ -386,21 +361,11 @@ impl Shard {
             }
         }
         let done = visited == unvisited.len();
-        let frames = stretch.frames();
-        let flush = &mut self.metrics.flush;
-        flush.note_sizes(head - stretch.from, frames, writes - writes_before);
-        flush.writes += writes;
-        flush.bytes += bytes;
+        let bytes = head - stretch.from;
+        count_written(&mut self.metrics, bytes, stretch.tally, whole);
         feed.pause_pass(first + visited);
-        self.metrics.traffic.bytes_out += bytes;
         *budget = left;
-        self.count_delivered(delivered);
         done
-    }
-
-    fn count_delivered(&mut self, tally: Tally) {
-        self.metrics.ledger.deliver(Kind::Message, tally.messages);
-        self.metrics.ledger.deliver(Kind::Signal, tally.signals);
     }
 
     fn settle(&mut self, id: FeedId, finding: Finding, transport: &mut impl Transport) {
@@ -714,9 +679,43 @@ fn send_pieces(log: &Log, member: &Member, transport: &mut impl Transport) -> (S
     (transport.send_vectored(member.connection, &slices), offered)
 }
 
-/// Moves a cursor forward, but not to the head. Answers the frames that end before it now.
-fn take_part(log: &Log, member: &mut Member, count: u64) -> Tally {
+/// Moves a cursor forward, but not to the head. Answers what is to be done about the rest.
+#[cold]
+fn take_part(
+    log: &Log,
+    member: &mut Member,
+    (count, is_full): (usize, bool),
+    metrics: &mut Metrics,
+) -> Finding {
     let from = member.cursor;
-    member.cursor += count;
-    log.tally_at(member.cursor).since(log.tally_at(from))
+    member.cursor += count as u64;
+    let tally = log.tally_at(member.cursor).since(log.tally_at(from));
+    count_written(metrics, count as u64, tally, 1);
+    metrics.flush.partial += u64::from(is_full);
+    if is_full {
+        Finding::Blocked(member.connection)
+    } else {
+        // More than one write can hold: the rest goes by the careful way.
+        Finding::Careful(member.connection)
+    }
+}
+
+/// Counts `n` writes of the same.
+#[inline(never)]
+fn count_written(metrics: &mut Metrics, bytes: u64, frames: Tally, n: u64) {
+    if n == 0 {
+        return;
+    }
+    let Metrics {
+        flush,
+        traffic,
+        ledger,
+        ..
+    } = metrics;
+    flush.writes += n;
+    flush.bytes += bytes * n;
+    flush.note_sizes(bytes, frames.total(), n);
+    traffic.bytes_out += bytes * n;
+    ledger.deliver(Kind::Message, frames.messages * n);
+    ledger.deliver(Kind::Signal, frames.signals * n);
 }
