@@ -1,12 +1,12 @@
 //! What the store counts: written by its one thread, read by scrapes.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::bus::StoreFault;
 use crate::metrics::Latency;
+use crate::metrics::exposition::{Exposition, Source, Type};
 
 /// Counters and gauges of the store.
 #[derive(Default, Debug)]
@@ -124,133 +124,55 @@ impl StoreFigures {
         set(&self.rooms, gauges.rooms as u64);
         set(&self.messages, gauges.messages as u64);
     }
-
-    /// The text for a scrape.
-    pub fn render(&self, out: &mut String) {
-        for (name, help, cell) in [
-            (
-                "commits",
-                "Commits of history that are on disk.",
-                &self.commits,
-            ),
-            ("records", "Records that are on disk.", &self.records),
-            (
-                "record_bytes",
-                "Bytes of memory that these records took.",
-                &self.bytes,
-            ),
-            ("commit_failures", "Commits that failed.", &self.failures),
-            (
-                "refused_messages",
-                "Messages that were not accepted since they could not be kept.",
-                &self.refused,
-            ),
-            (
-                "lost_records",
-                "Records that the disk did not take before their memory was needed.",
-                &self.lost,
-            ),
-        ] {
-            family(
-                out,
-                &format!("tidewheel_store_{name}_total"),
-                help,
-                "counter",
-                cell.load(Ordering::Relaxed),
-            );
-        }
-        let failing = AtomicU64::new(self.is_failing().into());
-        for (name, help, cell) in [
-            ("failing", "Whether the last commit failed.", &failing),
-            (
-                "queue_records",
-                "Records that wait for the disk.",
-                &self.queue_records,
-            ),
-            (
-                "queue_bytes",
-                "Bytes of memory in which they wait.",
-                &self.queue_bytes,
-            ),
-            (
-                "disk_bytes",
-                "Bytes of the database and its journal.",
-                &self.disk_bytes,
-            ),
-            ("rooms", "Rooms that are kept.", &self.rooms),
-            (
-                "messages",
-                "Messages that are kept, and those whose key is.",
-                &self.messages,
-            ),
-        ] {
-            family(
-                out,
-                &format!("tidewheel_store_{name}"),
-                help,
-                "gauge",
-                cell.load(Ordering::Relaxed),
-            );
-        }
-        self.render_latency(out);
-    }
-
-    fn render_latency(&self, out: &mut String) {
-        const NAME: &str = "tidewheel_store_commit_seconds";
-        let commit = self.commit_latency();
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            out,
-            "# HELP {NAME} How long commits took, the wait for the disk included.\n# TYPE {NAME} histogram"
-        );
-        for bound in COMMIT_BOUNDS {
-            let count = commit.count_up_to(bound);
-            let _ = writeln!(
-                out,
-                "{NAME}_bucket{{le=\"{}\"}} {count}",
-                bound.as_secs_f64()
-            );
-        }
-        let (count, sum) = (commit.count(), commit.sum().as_secs_f64());
-        let _ = writeln!(
-            out,
-            "{NAME}_bucket{{le=\"+Inf\"}} {count}\n{NAME}_sum {sum}\n{NAME}_count {count}"
-        );
-    }
 }
 
-/// The buckets of commits: from a disk with a cache of its own to one that is about to fail.
-const COMMIT_BOUNDS: [Duration; 12] = {
-    const fn us(us: u64) -> Duration {
-        Duration::from_micros(us)
-    }
-    [
-        us(250),
-        us(500),
-        us(1_000),
-        us(2_500),
-        us(5_000),
-        us(10_000),
-        us(25_000),
-        us(50_000),
-        us(100_000),
-        us(250_000),
-        us(1_000_000),
-        us(5_000_000),
-    ]
-};
+impl Source for StoreFigures {
+    fn write(&self, out: &mut Exposition) {
+        let mut counter = |name, help, cell: &AtomicU64| {
+            out.counter(name, help, cell.load(Ordering::Relaxed));
+        };
+        let help = "Commits of history that are on disk.";
+        counter("tidewheel_store_commits_total", help, &self.commits);
+        let help = "Records that are on disk.";
+        counter("tidewheel_store_records_total", help, &self.records);
+        let help = "Bytes of memory that these records took.";
+        counter("tidewheel_store_record_bytes_total", help, &self.bytes);
+        let name = "tidewheel_store_commit_failures_total";
+        counter(name, "Commits that failed.", &self.failures);
+        let name = "tidewheel_store_refused_messages_total";
+        let help = "Messages that were not accepted since they could not be kept.";
+        counter(name, help, &self.refused);
+        let name = "tidewheel_store_lost_records_total";
+        let help = "Records that the disk did not take before their memory was needed.";
+        counter(name, help, &self.lost);
 
-fn family(out: &mut String, name: &str, help: &str, kind: &str, value: u64) {
-    // Writing to a string does not fail.
-    let _ = writeln!(
-        out,
-        "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
-    );
+        let failing = u64::from(self.is_failing());
+        let help = "Whether the last commit failed.";
+        out.gauge("tidewheel_store_failing", help, failing);
+        let mut gauge = |name, help, cell: &AtomicU64| {
+            out.gauge(name, help, cell.load(Ordering::Relaxed));
+        };
+        let help = "Records that wait for the disk.";
+        gauge("tidewheel_store_queue_records", help, &self.queue_records);
+        let help = "Bytes of memory in which they wait.";
+        gauge("tidewheel_store_queue_bytes", help, &self.queue_bytes);
+        let help = "Bytes of the database and its journal.";
+        gauge("tidewheel_store_disk_bytes", help, &self.disk_bytes);
+        gauge("tidewheel_store_rooms", "Rooms that are kept.", &self.rooms);
+        let help = "Messages that are kept, and those whose key is.";
+        gauge("tidewheel_store_messages", help, &self.messages);
+
+        let help = "How long commits took, the wait for the disk included.";
+        out.family("tidewheel_store_commit_seconds", Type::Histogram, help);
+        out.latency(&[], &self.commit_latency());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::exposition::Format;
+    use crate::metrics::lint;
 
     #[test]
     fn every_figure_has_its_line() {
@@ -266,8 +188,16 @@ mod tests {
             rooms: 9,
             messages: 10,
         });
-        let mut text = String::new();
-        figures.render(&mut text);
+        for format in [Format::Prometheus, Format::OpenMetrics] {
+            let mut out = Exposition::new(format);
+            figures.write(&mut out);
+            let text = out.finish();
+            lint::check(&text, format);
+            lint::check_documented(&text);
+        }
+        let mut out = Exposition::new(Format::Prometheus);
+        figures.write(&mut out);
+        let text = out.finish();
         for line in [
             "tidewheel_store_commits_total 1",
             "tidewheel_store_records_total 3",
