@@ -9,7 +9,7 @@
 //!           backend   what the operator's backend asks meanwhile
 //!           world   the reactor's turns, the bus, the clock ── Shard × 1..4
 //!           wire    sockets of some size; every frame is judged as it is written by
-//!           session · member   what one connection was told and must be given
+//!           session · member · unasked   what one connection was told and must be given
 //!           doorman            what the operator's backend hears
 //!           truth              what all of them together were shown
 //!           verdict  the end of the day
@@ -30,6 +30,7 @@ mod plan;
 mod script;
 mod session;
 mod truth;
+mod unasked;
 mod verdict;
 mod wire;
 mod world;

@@ -68,6 +68,48 @@ impl Posts {
         }
     }
 
+    /// A query with so many messages is taken in.
+    fn begin(&mut self, ticket: Ticket, count: usize) {
+        self.taken_in = Some((ticket, Unsettled::new(count)));
+    }
+
+    /// All of its messages were looked at. Answers the query where all are settled.
+    fn end(&mut self) -> Option<(Ticket, ApiAnswer)> {
+        let (ticket, query) = self.taken_in.take()?;
+        if query.left == 0 {
+            return Some((ticket, query.into_answer()));
+        }
+        self.count += query.outcomes.len();
+        self.waiting.insert(ticket, query);
+        None
+    }
+
+    /// A message is settled. Answers its query where that waited, and for this one alone.
+    fn settle(
+        &mut self,
+        ticket: Ticket,
+        place: u32,
+        outcome: Result<Position, Refused>,
+    ) -> Option<ApiAnswer> {
+        if let Some((taken_in, query)) = &mut self.taken_in
+            && *taken_in == ticket
+        {
+            query.settle(place, outcome);
+            return None;
+        }
+        let query = self.waiting.get_mut(&ticket)?;
+        query.settle(place, outcome);
+        if query.left > 0 {
+            return None;
+        }
+        let query = self.waiting.remove(&ticket)?;
+        self.count -= query.outcomes.len();
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to_fit();
+        }
+        Some(query.into_answer())
+    }
+
     /// What those that wait take, in bytes.
     pub(in crate::shard) fn heap_bytes(&self) -> usize {
         bytes_of(self.waiting.len(), self.count)
@@ -106,7 +148,7 @@ impl Shard {
             );
             return Err(refused(Code::OverCapacity, message));
         }
-        self.posts.taken_in = Some((ticket, Unsettled::new(posts.len())));
+        self.posts.begin(ticket, posts.len());
         for (place, post) in posts.iter().enumerate() {
             let place = place as u32;
             if let Err(refused) = self.expect_post(post) {
@@ -122,13 +164,8 @@ impl Shard {
             let (hash, name) = (post.room.hash(), post.room.name());
             self.home_publish(hash, name, publisher, publication);
         }
-        if let Some((ticket, query)) = self.posts.taken_in.take() {
-            if query.left == 0 {
-                self.answer_query(ticket, query.into_answer());
-            } else {
-                self.posts.count += query.outcomes.len();
-                self.posts.waiting.insert(ticket, query);
-            }
+        if let Some((ticket, answer)) = self.posts.end() {
+            self.answer_query(ticket, answer);
         }
         Ok(())
     }
@@ -170,24 +207,47 @@ impl Shard {
             Ok(_) => self.metrics.api.messages += 1,
             Err(refused) => self.metrics.api.refused.count(refused.code as u16),
         }
-        let posts = &mut self.posts;
-        if let Some((taken_in, query)) = &mut posts.taken_in
-            && *taken_in == ticket
-        {
-            return query.settle(place, outcome);
+        if let Some(answer) = self.posts.settle(ticket, place, outcome) {
+            self.answer_query(ticket, answer);
         }
-        let Some(query) = posts.waiting.get_mut(&ticket) else {
-            return;
-        };
-        query.settle(place, outcome);
-        if query.left == 0
-            && let Some(query) = posts.waiting.remove(&ticket)
-        {
-            posts.count -= query.outcomes.len();
-            if posts.waiting.is_empty() {
-                posts.waiting.shrink_to_fit();
-            }
-            self.answer_query(ticket, query.into_answer());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Epoch;
+
+    fn at(offset: u64) -> Result<Position, Refused> {
+        let epoch = Epoch(1);
+        Ok(Position { epoch, offset })
+    }
+
+    fn results(answer: ApiAnswer) -> Vec<Result<Position, Refused>> {
+        match answer {
+            ApiAnswer::Published(results) => results,
+            other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_query_is_answered_with_the_last_of_its_messages() {
+        let mut posts = Posts::new(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let (one, other) = (Ticket(1), Ticket(2));
+        posts.begin(one, 3);
+        let no = || Err(refused(Code::MessageTooLarge, "too large"));
+        assert!(posts.settle(one, 1, no()).is_none());
+        assert!(posts.end().is_none(), "two wait");
+        posts.begin(other, 1);
+        assert!(posts.settle(one, 2, at(7)).is_none());
+        assert!(posts.settle(other, 0, at(8)).is_none());
+        let (ticket, answer) = posts.end().unwrap();
+        assert_eq!((ticket, results(answer)), (other, vec![at(8)]));
+        assert_eq!(posts.heap_bytes(), posts.recounted_bytes());
+        assert_eq!(posts.count, 3);
+        let answer = posts.settle(one, 0, at(9)).unwrap();
+        assert_eq!(results(answer), [at(9), no(), at(7)], "in their order");
+        assert!(posts.settle(one, 0, at(9)).is_none(), "nobody asked");
+        assert_eq!((posts.count, posts.heap_bytes()), (0, 0));
     }
 }
