@@ -3,10 +3,12 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -69,7 +71,12 @@ async fn accept(
     // The semaphore is never closed.
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        Ok((stream, _)) => {
+            // Answers are small, and whoever publishes waits for them. Where it cannot be set, they
+            // are slower.
+            let _slower = stream.set_nodelay(true);
+            Some((stream, place))
+        }
         Err(error) => {
             tracing::warn!(%error, "admin listener cannot accept");
             time::sleep(ACCEPT_PAUSE).await;
@@ -86,15 +93,33 @@ async fn converse(
     mut stopped: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
 ) {
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (router, has_asked) = (TowerToHyperService::new(router), Arc::clone(&has_asked));
+        service_fn(move |request| {
+            has_asked.store(true, Ordering::Relaxed);
+            router.call(request)
+        })
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+        .header_read_timeout(limits.idle_timeout)
         .max_header_size(limits.head_bytes_max)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        // Answers to pipelined requests leave together.
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let late = async {
+        time::sleep(limits.head_timeout).await;
+        if has_asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         // A caller that goes away or sends nonsense is its own affair.
         _ = connection.as_mut() => return,
+        // Nothing was asked, so there is nothing to finish.
+        () = late => return,
         _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
         () = time::sleep(limits.age_max) => {}
     }

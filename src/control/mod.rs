@@ -69,11 +69,14 @@ use crate::metrics::{Source, Sources};
 pub struct Limits {
     /// Connections at a time; further ones wait in the listener's backlog. Default 256.
     pub connections_max: u32,
-    /// From the connect, or the last answer, to the end of the next request's head. Default 5 s.
+    /// From the connect to the end of the first request's head, and for TLS. Default 5 s.
     pub head_timeout: Duration,
+    /// From an answer to the end of the next request's head: how long a connection may be kept
+    /// without use. Default 75 s, which is more than what clients keep theirs for.
+    pub idle_timeout: Duration,
     /// Bytes of a request's head. Default 16 KiB.
     pub head_bytes_max: usize,
-    /// The age at which a connection is closed after the answer under way. Default 60 s.
+    /// The age at which a connection is closed after the answer under way. Default 10 min.
     pub age_max: Duration,
     /// How long that last answer may take, also when the control plane stops. Default 5 s.
     pub close_timeout: Duration,
@@ -95,7 +98,8 @@ impl Default for Limits {
             connections_max: 256,
             head_timeout: Duration::from_secs(5),
             head_bytes_max: 16 * 1024,
-            age_max: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(75),
+            age_max: Duration::from_secs(600),
             close_timeout: Duration::from_secs(5),
             body_bytes_max: 1 << 20,
             body_timeout: Duration::from_secs(10),
