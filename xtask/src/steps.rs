@@ -59,7 +59,7 @@ impl From<Verdict> for Outcome {
 /// Quick checks first; then what needs the dependency tree. It is built three times at most: its
 /// types for clippy, its code for the tests, its code in the `quick` profile for the server that
 /// the clients talk to.
-pub const STEPS: [Step; 14] = [
+pub const STEPS: [Step; 15] = [
     Step {
         name: "system",
         about: "install missing programs: chromium, node, npm, python3, valgrind, rustfmt, clippy",
@@ -161,6 +161,12 @@ pub const STEPS: [Step; 14] = [
         about: "Python clients against the server",
         needs: &["build", "python"],
         run: |workspace| clients_python(workspace, "run.py"),
+    },
+    Step {
+        name: "admin-api",
+        about: "the admin API: each call, each error, and requests made from its description",
+        needs: &["build", "python"],
+        run: |workspace| clients_python(workspace, "admin_api.py"),
     },
     Step {
         name: "rfc6455",
