@@ -47,7 +47,7 @@ function paint() {
   if (isIn && (isOld && link.age !== Infinity || link.state === 'waiting')) {
     const old = store.event ? `Figures are those of ${clock(store.event.unix_ms)}, ${seconds(Math.round(link.age / 1000))} old. ` : '';
     write(stale.firstChild, `${old}${link.why || 'The server is silent.'}${isWaiting ? ` Trying again in ${wait} s.` : ''}`);
-    if (!stale.isConnected) $('banners').append(stale);
+    if (!stale.isConnected) $('banners').prepend(stale);
   } else stale.remove();
   place(outside, !isIn);
   const phase = store.event?.node.phase;

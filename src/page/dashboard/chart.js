@@ -176,16 +176,19 @@ export class Chart {
   }
 }
 
-/** A small line without axes, for the eye alone. */
+/** Values of a small line that make its whole width. */
+const SPARK = 180;
+/** A small line without axes, for the eye alone; the newest value stands at the right. */
 export function spark() {
   const area = h('path', { class: 'area c1' }), path = h('path', { class: 'line c1' });
   const svg = h('svg', { class: 'spark', viewBox: '0 0 100 28', preserveAspectRatio: 'none', 'aria-hidden': 'true' }, area, path);
   return {
     node: svg,
-    show(values) {
-      const top = Math.max(...values.filter(value => value != null), 1e-9), step = 100 / Math.max(1, values.length - 1);
-      const d = values.map((value, n) => `${n ? 'L' : 'M'}${(n * step).toFixed(2)} ${(27 - 24 * (value ?? 0) / top).toFixed(2)}`).join('');
-      attribute(path, 'd', d || 'M0 27'); attribute(area, 'd', d ? `${d}L100 28L0 28Z` : 'M0 27');
+    show(all) {
+      const values = all.slice(-SPARK), top = Math.max(...values.filter(value => value != null), 1e-9);
+      const x = n => (100 - (values.length - 1 - n) * 100 / (SPARK - 1)).toFixed(2);
+      const d = values.length < 2 ? '' : values.map((value, n) => `${n ? 'L' : 'M'}${x(n)} ${(27 - 24 * (value ?? 0) / top).toFixed(2)}`).join('');
+      attribute(path, 'd', d || 'M0 0'); attribute(area, 'd', d ? `${d}L100 28L${x(0)} 28Z` : 'M0 0');
     },
   };
 }

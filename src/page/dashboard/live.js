@@ -11,6 +11,11 @@ export const store = {
   event: null, past: [], recent: [], node: null,
   /** When the last event came, by the page's own clock. */
   heardAt: 0,
+  /** Points of five seconds, and what came since the last of them. */
+  coarse() {
+    const last = this.past.at(-1)?.unix_ms ?? 0;
+    return [...this.past, ...this.recent.filter(point => point.unix_ms > last)];
+  },
   /** Points of a second, before them those of five. */
   fine() {
     const first = this.recent[0]?.unix_ms ?? Infinity;
@@ -73,13 +78,15 @@ export const link = {
     clearTimeout(this.timer); this.life?.abort();
     const life = this.life = new AbortController();
     if (this.state !== 'live') this.set('connecting', this.why);
+    const begun = performance.now();
     let wasLive = false;
     try {
       await follow(life.signal, () => {
         wasLive = true; this.failures = 0;
         if (this.state !== 'live') { this.set('live'); facts.load(); }
       });
-      if (life === this.life) this.open();
+      // In good order, and the next one at once; but none runs in circles.
+      if (life === this.life) this.timer = setTimeout(() => this.open(), performance.now() - begun > 2000 ? 0 : 1000);
     } catch (error) {
       if (life !== this.life || error.name === 'AbortError') return;
       if (error.status === 401) return this.set('signed-out', session.key ? 'The key is not accepted. ' + error.message : '');

@@ -13,7 +13,7 @@ const FIGURES = [
     lines: [{ id: 'c1', label: 'Open', of: p => p.connections }] },
   { id: 'messages', label: 'Messages in', now: d => rate(d.messages_in_per_second), note: d => `${byteRate(d.bytes_in_per_second)} read`, format: rate, least: 4,
     lines: [{ id: 'c1', label: 'From clients', of: p => p.messages_in }] },
-  { id: 'deliveries', label: 'Deliveries', now: d => rate(d.deliveries_per_second), note: d => `${num(d.rooms)} rooms, ${short(d.members)} places`, format: rate, least: 4,
+  { id: 'deliveries', label: 'Deliveries', now: d => rate(d.deliveries_per_second), note: d => `${plural(d.rooms, 'room')}, ${short(d.members)} ${d.members === 1 ? 'place' : 'places'}`, format: rate, least: 4,
     lines: [{ id: 'c1', label: 'To clients', of: p => p.deliveries }] },
   { id: 'bytes', label: 'Bytes out', now: d => byteRate(d.bytes_out_per_second), note: d => `${short(d.frames_pending)} frames waiting`, format: byteRate, isBytes: true, least: 1024,
     lines: [{ id: 'c1', label: 'Written', of: p => p.bytes_out }] },
@@ -30,7 +30,7 @@ function states(d) {
   return others.length ? others.map(([state, n]) => `${num(n)} ${state === 'unauthenticated' ? 'without a user' : state}`).join(', ') : d.connections ? 'all established' : 'nobody is here';
 }
 function budget(d) {
-  return d.memory.budget_bytes ? `${percent(d.memory.held_bytes / d.memory.budget_bytes)} of budget` : `${bytes(d.memory.held_bytes)} counted, no budget`;
+  return d.memory.budget_bytes ? `${percent(d.memory.held_bytes / d.memory.budget_bytes)} of budget` : `${bytes(d.memory.held_bytes)} counted`;
 }
 
 /** Why somebody was sent away, in words. */
@@ -95,7 +95,7 @@ export class Overview {
     const { store, figure, range } = this;
     if (!store) return;
     const to = store.event?.unix_ms ?? Date.now(), from = to - range.ms;
-    const points = (range.ms > 200_000 ? store.past : store.fine()).filter(point => point.unix_ms >= from && point.unix_ms <= to);
+    const points = (range.ms > 200_000 ? store.coarse() : store.fine()).filter(point => point.unix_ms >= from && point.unix_ms <= to);
     const lines = figure.lines.map(it => ({ ...it }));
     this.chart.show(points, { ...figure, id: figure.id, lines, from, to });
   }

@@ -12,6 +12,7 @@ import hooks from './cases/hooks.mjs';
 import ending from './cases/ending.mjs';
 import tls from './cases/tls.mjs';
 import page, { close as closeBrowser } from './cases/page.mjs';
+import dashboard from './cases/dashboard.mjs';
 
 const CASE_MS = 90_000;
 const [binary, ...words] = process.argv.slice(2);
@@ -31,7 +32,7 @@ async function run(name, body, server) {
 }
 
 const all = {
-  ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...reload, ...rules, ...hooks, ...ending, ...tls, ...page,
+  ...conversation, ...positions, ...edges, ...authentication, ...pressure, ...reload, ...rules, ...hooks, ...ending, ...tls, ...page, ...dashboard,
 };
 const cases = Object.entries(all)
   .filter(([name]) => !words.length || words.some(word => name.includes(word)));

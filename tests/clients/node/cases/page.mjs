@@ -8,21 +8,21 @@ import { PAGE, withHashes } from '../page_hashes.mjs';
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 const SCREENSHOTS = fileURLToPath(new URL('../../../../target/screenshots/', import.meta.url));
-const PHONE = { viewport: { width: 390, height: 780 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+export const PHONE = { viewport: { width: 390, height: 780 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 const PATIENCE_MS = 15_000;
 
 let browser = null;
 export async function close() { await (await browser)?.close(); }
 
 /** A tab of a browser profile of its own. Errors in it fail the case, unless a cut explains them. */
-async function tab(t, options) {
+export async function tab(t, options, isExpected = /WebSocket connection to/) {
   browser ??= chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
   const context = await (await browser).newContext({ viewport: { width: 1280, height: 860 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
   const faults = [];
   page.on('pageerror', error => faults.push(String(error.stack ?? error)));
-  page.on('console', line => { if (line.type() === 'error' && !/WebSocket connection to/.test(line.text())) faults.push(line.text()); });
+  page.on('console', line => { if (line.type() === 'error' && !isExpected.test(line.text())) faults.push(line.text()); });
   t.open.push(async () => { await context.close(); assert.deepEqual(faults, []); });
   return page;
 }
@@ -40,7 +40,7 @@ const isLive = page => page.waitForSelector('body[data-state=live]');
 const sees = (page, text, within = '#list') => page.locator(within, { hasText: text }).first().waitFor();
 const texts = page => page.locator('#list .text').allTextContents();
 async function say(page, text) { await page.fill('#text', text); await page.press('#text', 'Enter'); }
-function screenshot(page, name) { mkdirSync(SCREENSHOTS, { recursive: true }); return page.screenshot({ path: `${SCREENSHOTS}${name}.png` }); }
+export function screenshot(page, name, options) { mkdirSync(SCREENSHOTS, { recursive: true }); return page.screenshot({ path: `${SCREENSHOTS}${name}.png`, ...options }); }
 
 /** The page with a server made of thin air: `serve` plays each connection. */
 async function staged(t, serve) {
