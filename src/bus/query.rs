@@ -78,6 +78,9 @@ pub enum ApiAsk {
         /// What.
         room: RoomKey,
     },
+    /// At a user's home: how many connections the user has. Answered with
+    /// [`ApiAnswer::Connections`].
+    User(UserId),
     /// At every core: what an operator wants to see beside the metrics. Answered with
     /// [`ApiAnswer::Sight`]. A core looks at a bounded number of rooms and connections for it, and
     /// says where to go on.

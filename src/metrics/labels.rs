@@ -287,6 +287,8 @@ label! {
         Join = "join",
         /// To take a user out of a room.
         Leave = "leave",
+        /// How many connections a user has.
+        User = "user",
         /// For the largest rooms, the slowest connections, the last evictions.
         Look = "look",
         /// For the metrics.

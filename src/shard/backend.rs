@@ -54,6 +54,7 @@ impl Shard {
             ApiAsk::Direct { user, data } => self.tell_user(&user, &data),
             ApiAsk::Join { user, room } => self.enlist_user(&user, &room),
             ApiAsk::Leave { user, room } => self.expel_user(&user, &room),
+            ApiAsk::User(user) => self.count_connections(&user),
             ApiAsk::Broadcast(payload) => self.begin_broadcast(&payload),
             ApiAsk::Look {
                 rooms_from,
@@ -141,6 +142,7 @@ fn ask_type(ask: &ApiAsk) -> AskType {
         ApiAsk::Direct { .. } => AskType::Direct,
         ApiAsk::Join { .. } => AskType::Join,
         ApiAsk::Leave { .. } => AskType::Leave,
+        ApiAsk::User(_) => AskType::User,
         ApiAsk::Look { .. } => AskType::Look,
         ApiAsk::Metrics => AskType::Metrics,
     }

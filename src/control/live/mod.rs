@@ -15,6 +15,7 @@ mod event;
 mod ring;
 mod sight;
 mod stream;
+mod user;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use crate::control::access::{Access, Caller, Granted, Reading, Scope};
+use crate::control::live::user::user;
 use crate::control::live::{Live, WATCHERS_MAX};
 use crate::control::problem::Problem;
 
@@ -41,11 +42,11 @@ struct Since {
     since: u64,
 }
 
-/// The route's state.
+/// The routes' state.
 #[derive(Clone)]
-struct Doors {
+pub(super) struct Doors {
     access: Access,
-    live: Arc<Live>,
+    pub(super) live: Arc<Live>,
 }
 
 impl FromRef<Doors> for Access {
@@ -63,10 +64,11 @@ struct Key<'a> {
     is_asked: bool,
 }
 
-/// The route, to be merged into the listener's.
+/// The routes, to be merged into the listener's.
 pub(in crate::control) fn routes(access: Access, live: Arc<Live>) -> Router {
     Router::new()
         .route("/api/v1/live", get(watch))
+        .route("/api/v1/users/{user}", get(user))
         .with_state(Doors { access, live })
 }
 

@@ -64,8 +64,10 @@ export function ago(ms, now = Date.now()) {
   const s = Math.max(0, Math.round((now - ms) / 1000));
   return s < 2 ? 'just now' : `${seconds(s)} ago`;
 }
+/** Characters that nobody sees, and that turn a name into another, are written out. */
+const seen = text => text.replace(/[\u200b\u202a-\u202e\u2060-\u2069\ufeff]/g, sign => `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`);
 /** A name as it may stand in a sentence; what it is made of stays in its own direction. */
-export const name = text => h('bdi', { class: 'name' }, text);
+export const name = text => h('bdi', { class: 'name' }, seen(text));
 export const roomPath = room => `#/rooms/${encodeURIComponent(room)}`;
 export const userPath = user => `#/users/${encodeURIComponent(user)}`;
 export const roomLink = room => h('a', { href: roomPath(room), class: 'clip', title: room }, name(room));
@@ -151,7 +153,7 @@ export function scoped(scope, button) {
 // ---- Short notes.
 export function toast(text, kind = '') {
   const place = document.getElementById('toasts');
-  const note = h('div', { class: `toast ${kind}` }, h('span', {}, text), h('button', { class: 'icon', 'aria-label': 'Dismiss', onclick: () => note.remove() }, icon('close')));
+  const note = h('div', { class: `toast ${kind}` }, h('span', { dir: 'auto' }, seen(text)), h('button', { class: 'icon', 'aria-label': 'Dismiss', onclick: () => note.remove() }, icon('close')));
   place.append(note);
   while (place.childElementCount > 4) place.firstChild.remove();
   setTimeout(() => note.remove(), kind === 'bad' ? 12_000 : 6_000);

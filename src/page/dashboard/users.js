@@ -110,14 +110,13 @@ export class User {
     this.timer = setInterval(() => { if (!document.hidden) this.look(); }, 3000);
   }
 
-  /** How many connections the user has, where the server tells. */
+  /** How many connections the user has. */
   async look() {
     try {
       const { connections } = await call('GET', path(this.user));
       this.count.textContent = connections ? plural(connections, 'connection') : 'Not connected';
     } catch (error) {
-      if (error.status === 404) this.count.textContent = 'Not connected';
-      if (error.status === 404 || error.status === 405) clearInterval(this.timer);
+      this.count.textContent = error.status === 401 || error.status === 403 ? '' : `Connections unknown: ${error.message}`;
     }
   }
 

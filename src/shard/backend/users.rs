@@ -29,6 +29,13 @@ impl Shard {
         Ok(ApiAnswer::Connections(connections.len() as u64))
     }
 
+    /// How many connections a user has.
+    pub(super) fn count_connections(&self, user: &UserId) -> Result<ApiAnswer, Refused> {
+        self.expect_users_home(user)?;
+        let connections = self.connections_of(user);
+        Ok(ApiAnswer::Connections(connections.len() as u64))
+    }
+
     /// Puts each of a user's connections into a room.
     pub(super) fn enlist_user(
         &mut self,
