@@ -107,6 +107,13 @@ impl Scraper {
         text.get_or_insert_with(render).clone()
     }
 
+    /// What the sources beside the cores say now.
+    pub(super) fn sources_text(&self) -> String {
+        let mut out = Exposition::new(Format::Prometheus);
+        self.sources.write(&mut out);
+        out.finish()
+    }
+
     /// What the cores say, no older than this call; within twice the time-out.
     pub(super) async fn reports(&self) -> Vec<CoreReport> {
         let mut state = self.state.lock().await;

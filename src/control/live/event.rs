@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::address::CoreId;
 use crate::bus::{Evicted, Laggard, RoomFacts};
+use crate::control::live::parts::{self, Figures};
 use crate::control::live::sight::{EVICTIONS, TOP};
 use crate::control::live::{Live, unix_ms};
 use crate::control::readiness::Phase;
@@ -29,6 +30,8 @@ struct Event<'a> {
     laggards: Vec<Slow>,
     /// The newest first.
     evictions: Vec<Eviction>,
+    /// The figures of parts that only some nodes have.
+    parts: BTreeMap<&'static str, Figures>,
 }
 
 #[derive(Serialize)]
@@ -105,6 +108,7 @@ pub(super) fn json(live: &Live, reports: &[CoreReport], digest: &Digest) -> Byte
         rooms,
         laggards,
         evictions,
+        parts: parts::read(&live.scraper.sources_text()),
     };
     // Numbers, strings and keys that are strings: it does not fail.
     serde_json::to_vec(&event).unwrap_or_default().into()

@@ -12,6 +12,7 @@
 //! a time.
 
 mod event;
+mod parts;
 mod ring;
 mod sight;
 mod stream;

@@ -243,10 +243,12 @@ export class Overview {
   }
 
   showNode({ node }, more) {
-    const known = { ...more };
-    const shown = { Version: node.version, Phase: node.phase, Uptime: seconds(node.uptime_seconds), Epoch: known.epoch, Watching: plural(node.watchers, 'dashboard') };
-    for (const id of ['version', 'phase', 'epoch', 'uptime_seconds', 'uptime_s', 'draining', 'key']) delete known[id];
-    facts(this.facts, { ...shown, ...known });
+    const told = more ?? {}, kept = { off: 'in memory', async: 'on disk, soon after', fsync: 'on disk, before the answer' };
+    facts(this.facts, {
+      Version: node.version, Phase: node.phase, Uptime: seconds(node.uptime_seconds), Started: told.started_at && new Date(told.started_at).toLocaleString(),
+      Listening: told.listen?.join(', '), Admin: told.admin_listen, Epoch: told.epoch, 'Connections at most': told.connections_max,
+      History: kept[told.durability] ?? told.durability, Watching: plural(node.watchers, 'dashboard'),
+    });
   }
 
   showParts(parts) {
@@ -254,10 +256,19 @@ export class Overview {
       let list = this.parts.querySelector(`[data-part="${CSS.escape(part)}"] dl`);
       if (!list) {
         list = h('dl', { class: 'facts' });
-        const titles = { store: 'Store', hooks: 'Webhook' };
-        this.parts.append(h('section', { class: 'card', 'data-part': part, 'aria-label': titles[part] ?? part }, head(titles[part] ?? part), list));
+        const title = { store: 'Store', hooks: 'Webhook', auth_webhook: 'Authentication webhook' }[part] ?? part;
+        this.parts.append(h('section', { class: 'card', 'data-part': part, 'aria-label': title }, head(title), list));
       }
-      facts(list, figures);
+      facts(list, Object.fromEntries(Object.entries(figures).map(figureOf)));
     }
+    for (const node of this.parts.children) node.hidden = !parts[node.dataset.part];
   }
+}
+
+/** A metric in words: `commit_failures_total{outcome="late"}` is “Commit failures, late”. */
+function figureOf([metric, value]) {
+  const [, id, labels = ''] = /^([^{]*)(?:\{(.*)\})?$/.exec(metric), of = [...labels.matchAll(/="([^"]*)"/g)].map(it => it[1].replaceAll('_', ' '));
+  const words = id.replace(/_total$/, '').replace(/_seconds_(sum|count)$/, '_time_$1').replace(/_bytes$/, '').replaceAll('_', ' ');
+  const told = /_bytes(_total)?$/.test(id) ? bytes(value) : /_seconds(_sum)?$/.test(id) ? seconds(value) : /^(failing|circuit_open)$/.test(id) ? (value ? 'yes' : 'no') : num(value);
+  return [[words, ...of].join(', '), told];
 }
