@@ -146,15 +146,18 @@ export default {
   },
 
   async 'dashboard: a slow consumer is seen and kicked, and an eviction has its cause in words'(t) {
-    const server = await t.start('--max-lag-age', '6s');
+    const server = await t.start('--max-lag-age', '60s', '--close-timeout', '20s');
     const { room, feed } = await harbour(t, server, { members: 3 });
-    const big = setInterval(() => feed.send({ type: 'message', room, payload: 'y'.repeat(40_000) }), 40);
+    let isFlood = true;
+    const big = setInterval(() => { if (isFlood) feed.send({ type: 'message', room, payload: 'y'.repeat(20_000) }); }, 40);
     t.open.push(() => clearInterval(big));
     const page = await dashboard(t, { at: server });
     await isLive(page);
     const sleeper = await stall(t, server, room, 'sleeper');
     const line = card(page, 'Slowest consumers').locator('tr', { hasText: 'sleeper' });
     await line.waitFor();
+    // Now there is time to look, before a bound is passed.
+    isFlood = false;
     assert.match(await line.locator('td').nth(1).textContent(), /KiB|MiB/);
     await line.getByRole('button', { name: 'Kick sleeper' }).click();
     const dialog = page.getByRole('dialog', { name: 'Kick this user?' });
@@ -166,9 +169,10 @@ export default {
     const end = await sleeper.closing();
     assert.deepEqual([end.code, end.reason], [4012, 'too slow for us']);
     await stall(t, server, room, 'dozer');
+    isFlood = true;
     const gone = card(page, 'Recent evictions').locator('tr', { hasText: 'dozer' });
     await gone.waitFor();
-    assert.match(await gone.textContent(), /Too slow: (too much waiting|waiting too long)410[12]/);
+    assert.match(await gone.textContent(), /Too slow: too much waiting4101/);
     await screenshot(page, 'dashboard-evicted', { fullPage: true });
   },
 
@@ -227,7 +231,7 @@ export default {
     await sees(page, 'from a client', '.messages');
     bob.send({ type: 'read_receipt', room, payload: { offset: 2 } });
     await card(page, 'Members').locator('tr', { hasText: 'bob' }).getByText('#2').waitFor();
-    assert.deepEqual((await bob.rest()).filter(frame => frame.type === 'message').length, 0, 'the repeat was not published');
+    assert.deepEqual((await bob.rest()).filter(frame => frame.type === 'message').map(frame => frame.offset), [2], 'the repeat was not published');
     assert.deepEqual(await faults(page), []);
     await screenshot(page, 'dashboard-room', { fullPage: true });
     await page.getByRole('button', { name: 'Following' }).click();
@@ -293,7 +297,7 @@ export default {
     await page.goto(`http://${server.admin}/#/users/ann`);
     const kick = page.getByRole('button', { name: 'Kick' });
     await page.locator('button[aria-disabled=true]', { hasText: 'Kick' }).waitFor();
-    await kick.click();
+    await kick.click({ force: true });
     await sees(page, 'this needs a key with the scope admin', '#toasts');
     assert.equal(await page.getByRole('dialog').count(), 0);
     assert.equal(ann.end, undefined);
