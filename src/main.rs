@@ -139,6 +139,7 @@ fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
         listen,
         admin_listen,
         shown: &server.shown,
+        kept: server.kept.as_ref(),
     };
     print!("{startup}");
     println!("listening on {}", startup.public_url());

@@ -66,6 +66,9 @@ pub struct Options {
     /// What your backend is told.
     #[command(flatten)]
     pub hooks: Hooks,
+    /// What survives a restart.
+    #[command(flatten)]
+    pub store: Store,
     /// How the server takes its leave.
     #[command(flatten)]
     pub shutdown: Shutdown,
@@ -585,6 +588,35 @@ pub struct Hooks {
     /// Name of this node in what it tells your backend; without it the machine's
     #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub node_name: Option<String>,
+}
+
+/// What survives a restart.
+#[derive(Args, Clone, PartialEq, Debug)]
+#[command(next_help_heading = "History on disk")]
+#[group(skip)]
+pub struct Store {
+    /// Directory for history that survives a restart; made where it is not there; without it none does
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// When a publish is answered: async (at once; the newest may be lost), fsync (once it is on disk)
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = DurabilityMode::Async)]
+    #[arg(hide_possible_values = true)]
+    pub durability: DurabilityMode,
+
+    /// With async: time for which messages gather before they are written: as much is at risk
+    #[arg(long, value_name = "DURATION", default_value = "100ms")]
+    #[arg(value_parser = duration(Duration::from_millis(1)..=Duration::from_secs(60)))]
+    pub flush_interval: Duration,
+}
+
+/// When a publish is answered.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+pub enum DurabilityMode {
+    /// At once.
+    Async,
+    /// Once it is on disk.
+    Fsync,
 }
 
 /// How the server takes its leave.

@@ -18,6 +18,7 @@ use crate::room::history::HistoryLimits;
 use crate::room::home::RoomLimits;
 use crate::server::{PAGE, Settings};
 use crate::shard::{Overflow, ShardConfig};
+use crate::store::{BACKLOG_BYTES_MAX, StoreSettings};
 
 /// What the options come to on this machine, with the policy that was read from the files they name.
 pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings {
@@ -51,6 +52,7 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
         drain_window: options.shutdown.drain_window,
         webhook: webhook(&options.authentication),
         hooks: hooks(&options.hooks),
+        store: store(options),
         shard: ShardConfig {
             policy,
             gives_notice: options.hooks.webhook.is_some(),
@@ -72,6 +74,26 @@ pub fn settings(options: &Options, host: &Host, policy: Arc<Policy>) -> Settings
             spin: options.tuning.spin,
             bus_backlog_bytes: options.tuning.bus_backlog_bytes,
         },
+    }
+}
+
+/// How history is kept on disk, where it is.
+pub(super) fn store(options: &Options) -> Option<StoreSettings> {
+    Some(StoreSettings {
+        folder: options.store.data_dir.clone()?,
+        durability: durability(options),
+        flush_interval: options.store.flush_interval,
+        key_window: options.rooms.idempotency_window,
+        backlog_bytes_max: BACKLOG_BYTES_MAX,
+        seed: random_seed(),
+    })
+}
+
+fn durability(options: &Options) -> Durability {
+    match (&options.store.data_dir, options.store.durability) {
+        (None, _) => Durability::Off,
+        (Some(_), options::DurabilityMode::Async) => Durability::Async,
+        (Some(_), options::DurabilityMode::Fsync) => Durability::Fsync,
     }
 }
 
@@ -281,7 +303,7 @@ pub fn shard_config(options: &Options, core: CoreId, cores: u16, seed: u64) -> S
         coalesce: slow_consumers.coalesce,
         answer_bytes_max: options.tuning.max_reply_bytes,
         memory_budget_bytes: 0,
-        durability: Durability::Off,
+        durability: durability(options),
         gives_notice: false,
         heartbeat_interval: heartbeat.heartbeat_interval,
         heartbeat_timeout: heartbeat.heartbeat_timeout,

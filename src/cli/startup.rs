@@ -5,14 +5,15 @@
 
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::exposure;
-use super::options::{AuthMethod, Overflow};
+use super::options::{AuthMethod, DurabilityMode, Overflow};
 use super::settings::memory_budget;
 use super::units::{ByteSize, Count, MIB, TimeSpan};
 use super::{Options, host::Host, version};
 use crate::reactor::tls::Shown;
-use crate::server::{Capacity, DESCRIPTORS_RESERVED};
+use crate::server::{Capacity, DESCRIPTORS_RESERVED, Kept};
 use crate::shard::{CONNECTION_BYTES, PLACE_BYTES};
 
 /// All the facts of a start. Its `Display` is the summary.
@@ -30,6 +31,8 @@ pub struct Startup<'a> {
     pub admin_listen: SocketAddr,
     /// The certificates that the public listener shows.
     pub shown: &'a [Shown],
+    /// What was found on disk, where history is kept there.
+    pub kept: Option<&'a Kept>,
 }
 
 impl Startup<'_> {
@@ -54,11 +57,52 @@ impl Startup<'_> {
             self.made_for_development(),
             self.budget_below_connections(),
             self.budget_above_the_machine(),
+            self.history_not_whole(),
         ]
         .into_iter()
         .flatten()
         .chain(exposure::warnings(self.options))
         .collect()
+    }
+
+    /// What is kept on disk, and what was found there.
+    fn history(&self) -> String {
+        let Some(kept) = self.kept else {
+            return "in memory: gone with the process (no --data-dir)".to_owned();
+        };
+        let folder = kept.folder.display();
+        let when = match self.options.store.durability {
+            DurabilityMode::Fsync => "before a publish is answered".to_owned(),
+            DurabilityMode::Async => {
+                format!("within {}", TimeSpan(self.options.store.flush_interval))
+            }
+        };
+        let Kept {
+            rooms,
+            messages,
+            bans,
+            ..
+        } = kept;
+        let took = TimeSpan(Duration::from_millis(kept.took.as_millis() as u64));
+        format!(
+            "on disk in {folder}, {when}\n  read back    {rooms} rooms, {messages} messages, {bans} \
+             bans in {took}"
+        )
+    }
+
+    fn history_not_whole(&self) -> Option<String> {
+        let kept = self.kept?;
+        if let Some(damage) = &kept.damage {
+            let folder = kept.folder.display();
+            return Some(format!(
+                "--data-dir {folder} was damaged, and what is whole was kept: {damage}"
+            ));
+        }
+        (kept.renewed && kept.rooms > 0).then(|| {
+            "the last run did not end cleanly, and with --durability async its newest messages may \
+             be lost: rooms go on with new epochs, and clients are told that they did not recover"
+                .to_owned()
+        })
     }
 
     fn too_few_descriptors(&self) -> Option<String> {
@@ -241,6 +285,7 @@ impl Display for Startup<'_> {
         writeln!(f, "  users        {}", exposure::users(options))?;
         writeln!(f, "  rooms        {}", exposure::rooms(options))?;
         writeln!(f, "  limits       {}", exposure::limits(options))?;
+        writeln!(f, "  history      {}", self.history())?;
         for warning in self.warnings() {
             writeln!(f, "warning: {warning}")?;
         }
@@ -294,6 +339,7 @@ mod tests {
             listen: options.listeners.listen,
             admin_listen: options.listeners.admin_listen,
             shown: &[],
+            kept: None,
         };
         startup.to_string().replace(version(), "VERSION")
     }
@@ -313,6 +359,7 @@ tidewheel VERSION
   users        anyone, under any name (--auth none)
   rooms        of any name, 0 rules
   limits       no rate of messages or connections
+  history      in memory: gone with the process (no --data-dir)
 ";
         assert_eq!(summary(|_| {}, &HOST, true), expected);
     }
@@ -346,6 +393,7 @@ tidewheel VERSION
   users        anyone, under any name (--auth none)
   rooms        of any name, 0 rules
   limits       no rate of messages or connections
+  history      in memory: gone with the process (no --data-dir)
 warning: --max-connections 100000 is more than the descriptor limit allows, 768; raise the limit \
 from 1024 (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile of a container)
 warning: --backlog 4096 is lowered to 128 by the kernel; sysctl net.core.somaxconn=4096 allows it

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Options;
-use super::options::{AuthMethod, ProxyProtocol};
+use super::options::{AuthMethod, DurabilityMode, ProxyProtocol};
 use super::sources::JWT_SECRET_VARIABLE;
 use super::units::{ByteSize, TimeSpan};
 
@@ -49,10 +49,46 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
         joins_below_rooms(options),
         bytes_below_a_message(options),
         body_below_a_message(options),
+        durability_of_nothing(options),
+        flushes_at_once_already(options),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn durability_of_nothing(options: &Options) -> Option<Conflict> {
+    let (store, usual) = (&options.store, Options::default().store);
+    if store.data_dir.is_some() {
+        return None;
+    }
+    let flag = if store.durability != usual.durability {
+        "durability"
+    } else if store.flush_interval != usual.flush_interval {
+        "flush-interval"
+    } else {
+        return None;
+    };
+    let problem = format!(
+        "--{flag} says how history is kept on disk, and no directory for it is named; add \
+         --data-dir, or take --{flag} out"
+    );
+    Some(Conflict::new(&[flag, "data-dir"], problem))
+}
+
+fn flushes_at_once_already(options: &Options) -> Option<Conflict> {
+    let (store, usual) = (&options.store, Options::default().store);
+    let is_moot = store.data_dir.is_some()
+        && store.durability == DurabilityMode::Fsync
+        && store.flush_interval != usual.flush_interval;
+    is_moot.then(|| {
+        let problem = format!(
+            "--flush-interval {} is for --durability async; with fsync everything is written at \
+             once: take it out",
+            TimeSpan(store.flush_interval)
+        );
+        Conflict::new(&["flush-interval", "durability"], problem)
+    })
 }
 
 fn same_address(options: &Options) -> Option<Conflict> {
@@ -387,7 +423,7 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 24] = [
+        let cases: [Case; 27] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
@@ -441,6 +477,19 @@ mod tests {
                 "limit-connection-bytes",
             ),
             (|o| o.tls.tls_cert.push("a.pem".into()), "tls-cert"),
+            (|o| o.store.durability = DurabilityMode::Fsync, "durability"),
+            (
+                |o| o.store.flush_interval = std::time::Duration::from_secs(1),
+                "flush-interval",
+            ),
+            (
+                |o| {
+                    o.store.data_dir = Some("data".into());
+                    o.store.durability = DurabilityMode::Fsync;
+                    o.store.flush_interval = std::time::Duration::from_secs(1);
+                },
+                "flush-interval",
+            ),
             (
                 |o| {
                     o.tls.tls_self_signed = true;

@@ -4,10 +4,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::time::{Instant, Now};
 
-/// A clock whose origin is the moment it was made; copies agree.
+/// A clock whose origin is the moment it was made, or some time before; copies agree.
 #[derive(Copy, Clone, Debug)]
 pub struct Clock {
     origin: std::time::Instant,
+    /// How far before the start its own origin lies.
+    past: Duration,
 }
 
 impl Clock {
@@ -16,6 +18,15 @@ impl Clock {
     pub fn start() -> Clock {
         Clock {
             origin: std::time::Instant::now(),
+            past: Duration::ZERO,
+        }
+    }
+
+    /// The same with moments before the start, for what is older than the process.
+    pub fn with_past(past: Duration) -> Clock {
+        Clock {
+            past,
+            ..Clock::start()
         }
     }
 
@@ -31,7 +42,7 @@ impl Clock {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let unix_ms = since_epoch.unwrap_or(Duration::ZERO).as_millis() as u64;
         Now {
-            mono: Instant::ORIGIN + self.origin.elapsed(),
+            mono: Instant::ORIGIN + self.past + self.origin.elapsed(),
             unix_ms,
         }
     }

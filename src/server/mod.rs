@@ -9,6 +9,7 @@
 //! a copy of it in a core's table would keep its port open after it is closed.
 
 mod capacity;
+mod keeping;
 mod memory;
 mod tls;
 mod watch;
@@ -28,11 +29,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub use capacity::{Capacity, DESCRIPTORS_RESERVED};
+pub use keeping::Kept;
 pub use memory::Available;
 pub use tls::Certificates;
 
 use crate::address::{ConnectionRef, CoreId, Placement};
-use crate::bus::{Order, OrderReply, Outlet, Query};
+use crate::bus::{Order, OrderReply, Outlet, Query, StoredBan, StoredRoom};
 use crate::control::{
     self, About, Access, AccessSettings, ControlHandle, Cores, HookSettings, Hooks, Phase,
     Readiness, Webhook, WebhookSettings,
@@ -44,9 +46,11 @@ use crate::reactor::{
     self, Clock, Links, Listener, Mail, NodeMemory, Processors, Reactor, Seat, SocketOptions,
     Tuning,
 };
+use crate::server::keeping::{Keeping, Portions};
 use crate::server::tls::Expiry;
 use crate::server::watch::Watch;
 use crate::shard::{Shard, ShardConfig};
+use crate::store::StoreSettings;
 
 /// The demo page, as it is served at `/`.
 pub const PAGE: &[u8] = include_bytes!("../page/index.html");
@@ -85,6 +89,8 @@ pub struct Settings {
     pub webhook: Option<WebhookSettings>,
     /// What the operator's backend is told, where it is told something.
     pub hooks: Option<HookSettings>,
+    /// How history is kept on disk, where it is.
+    pub store: Option<StoreSettings>,
     /// What each core's shard is told; its number is filled in.
     pub shard: ShardConfig,
     /// Makes the allocator give free pages of the calling thread back to the system.
@@ -95,6 +101,9 @@ pub struct Settings {
 
 /// How often files are looked at that may change while the server runs.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How old what was kept may be to have its age on this run's clock: more than any time to live.
+const PAST: Duration = Duration::from_secs(366 * 86_400);
 
 /// How long nothing happens before it is looked which certificates are over.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -211,6 +220,9 @@ pub struct Server {
     /// Loads certificates again when they have changed.
     pub certificates: Arc<Certificates>,
     access: Access,
+    /// What was found on disk, where history is kept there.
+    pub kept: Option<Kept>,
+    keeping: Option<Keeping>,
     outlets: Vec<Outlet<Mail>>,
     cores: Arc<dyn Cores>,
     ended: mpsc::Receiver<Ended>,
@@ -242,7 +254,11 @@ impl Server {
                 "the limit of {descriptors} open files leaves nothing for connections; raise it (ulimit -n)"
             ));
         }
-        let clock = Clock::start();
+        let clock = match settings.store {
+            // What was kept may be older than this process.
+            Some(_) => Clock::with_past(PAST),
+            None => Clock::start(),
+        };
         let public = tls::Listening::start(settings.tls.as_ref(), clock)
             .context("TLS of the public listener")?;
         let secured = tls::Listening::start(settings.admin_tls.as_ref(), clock)
@@ -251,6 +267,17 @@ impl Server {
         reactor::probe(settings.listen)
             .with_context(|| cannot_listen("--listen", settings.listen))?;
         let (outlets, seats) = seats(shards)?;
+        let placement = Placement::new(settings.shard.seed, shards as u16);
+        let opened = match &settings.store {
+            Some(store) => Some(keeping::open(store, &placement, shards, clock)?),
+            None => None,
+        };
+        let (opened, portions) = opened.unzip();
+        let kept = opened.as_ref().map(|opened| opened.kept.clone());
+        let figures = opened.as_ref().map(|opened| Arc::clone(&opened.figures));
+        let running = opened.map(|opened| opened.run(&outlets)).transpose()?;
+        // From here on it is closed wherever this ends early.
+        let (keeping, records) = running.unzip();
         let plane = control::Plane::new().context("could not make the control plane's poller")?;
         // The cores may ask before the control plane runs: questions wait in the channel.
         let webhook = settings.webhook.as_ref().map(Webhook::new).transpose()?;
@@ -269,20 +296,19 @@ impl Server {
                 questions,
                 answers: Some(plane.answers()),
                 notices,
-                records: None,
+                records,
             },
             ended: ended_sender,
             open_everywhere: Arc::new(AtomicUsize::new(0)),
             memory: Arc::clone(&memory),
             processors: processors(settings),
         };
-        let (listen, has_own_tables) = plan.start_cores(seats)?;
+        let (listen, has_own_tables) = plan.start_cores(seats, portions)?;
 
         let address = settings.admin_listen;
         let admin =
             TcpListener::bind(address).with_context(|| cannot_listen("--admin-listen", address))?;
         let readiness = Arc::new(Readiness::new());
-        let placement = Placement::new(settings.shard.seed, shards as u16);
         let cores: Arc<dyn Cores> = Arc::new(Outlets {
             outlets: outlets.clone(),
             placement,
@@ -292,6 +318,10 @@ impl Server {
         }
         let plane_secured = plane.secured();
         let expiry = Arc::new(Expiry::of(public.as_ref(), secured.as_ref()));
+        let plane = match figures {
+            Some(figures) => plane.with_source(figures),
+            None => plane,
+        };
         let control = plane
             .with_webhook(webhook)
             .with_source(Arc::clone(&expiry) as Arc<dyn Source>)
@@ -320,6 +350,8 @@ impl Server {
             shown,
             certificates: Arc::new(certificates),
             access,
+            kept,
+            keeping,
             listen,
             admin_listen,
             has_own_tables,
@@ -354,6 +386,7 @@ impl Server {
             drain_window,
             certificates,
             access,
+            mut keeping,
             ..
         } = self;
         let watch = Watch::default();
@@ -387,6 +420,9 @@ impl Server {
                 Happening::Signal(signal) if draining => {
                     let signal = signal_name(signal);
                     tracing::warn!(signal, "second signal: leaving at once");
+                    if let Some(keeping) = keeping.take() {
+                        keeping.abandon();
+                    }
                     return Ok(ExitCode::from(130));
                 }
                 Happening::Signal(signal) => {
@@ -403,6 +439,12 @@ impl Server {
         };
         if control.stop().is_err() {
             tracing::error!("the control plane panicked while it stopped");
+        }
+        match keeping.take() {
+            Some(keeping) if outcome.is_ok() => keeping.close(),
+            // It may have told clients more than it has handed over.
+            Some(keeping) => keeping.abandon(),
+            None => {}
         }
         let metrics = outcome?;
         let messages = metrics.ledger.account(Kind::Message);
@@ -531,6 +573,12 @@ fn await_cores(ended: &mpsc::Receiver<Ended>, shards: usize) -> anyhow::Result<M
     Ok(all)
 }
 
+/// What a core begins with, where history is kept.
+struct Portion {
+    rooms: Vec<StoredRoom>,
+    bans: Arc<[StoredBan]>,
+}
+
 /// What is the same for all cores at a start.
 struct Plan<'a> {
     settings: &'a Settings,
@@ -547,21 +595,38 @@ struct Plan<'a> {
 impl Plan<'_> {
     /// Starts the cores, one after the other. Answers where they listen, and whether each has a
     /// descriptor table of its own.
-    fn start_cores(self, seats: Vec<Seat>) -> anyhow::Result<(SocketAddr, bool)> {
+    fn start_cores(
+        self,
+        seats: Vec<Seat>,
+        portions: Option<Portions>,
+    ) -> anyhow::Result<(SocketAddr, bool)> {
         let mut address = self.settings.listen;
         let mut has_own_tables = true;
+        let bans = portions.as_ref().map(|portions| Arc::clone(&portions.bans));
+        let mut rooms = portions
+            .map_or(Vec::new(), |portions| portions.rooms)
+            .into_iter();
         for (core, seat) in seats.into_iter().enumerate() {
             let core = CoreId(u16::try_from(core).context("more cores than can be numbered")?);
-            let opened = self.start_core(core, seat, address)?;
+            let portion = bans.clone().map(|bans| Portion {
+                rooms: rooms.next().unwrap_or_default(),
+                bans,
+            });
+            let opened = self.start_core(core, (seat, portion), address)?;
             address = opened.address;
             has_own_tables &= opened.has_own_table;
         }
         Ok((address, has_own_tables))
     }
 
-    fn start_core(&self, core: CoreId, seat: Seat, address: SocketAddr) -> anyhow::Result<Opened> {
+    fn start_core(
+        &self,
+        core: CoreId,
+        begin: (Seat, Option<Portion>),
+        address: SocketAddr,
+    ) -> anyhow::Result<Opened> {
         let (report, reported) = mpsc::channel();
-        let body = self.body(core, seat, address, report);
+        let body = self.body(core, begin, address, report);
         thread::Builder::new()
             .name(format!("core-{}", core.0))
             .spawn(body)
@@ -576,7 +641,7 @@ impl Plan<'_> {
     fn body(
         &self,
         core: CoreId,
-        seat: Seat,
+        (seat, portion): (Seat, Option<Portion>),
         address: SocketAddr,
         report: mpsc::Sender<std::io::Result<Opened>>,
     ) -> impl FnOnce() + Send + 'static {
@@ -601,7 +666,10 @@ impl Plan<'_> {
             let has_own_table = take_own_table(core);
             let processor = processor.filter(|processor| stay_on(core, *processor));
             let started = open(address, sockets, processor).and_then(|(listener, address)| {
-                let shard = Shard::new(config, clock.now());
+                let mut shard = Shard::new(config, clock.now());
+                if let Some(Portion { rooms, bans }) = portion {
+                    shard.restore(clock.now(), rooms, &bans);
+                }
                 let tuning = tunings[usize::from(has_own_table)];
                 let world = (tuning, clock, open_everywhere, memory);
                 let reactor = Reactor::new(seat, outlets, core, (listener, tls), shard, world)?;
