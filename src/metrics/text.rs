@@ -7,7 +7,7 @@
 use std::fmt::Display;
 
 use crate::metrics::exposition::{Exposition, Type, code_text};
-use crate::metrics::{Api, Bus, Dialect, Kind, Label, Lag, Ledger, Memory, Metrics};
+use crate::metrics::{Api, Bus, Dialect, Kind, Label, Lag, Ledger, Memory, Metrics, Store};
 
 /// A core as the text shows it; its number is its place in the list.
 #[derive(Clone, Default, Debug)]
@@ -34,6 +34,7 @@ pub fn write(out: &mut Exposition, cores: &[CoreReport]) {
     write_ledger(out, &all.ledger);
     write_rooms(out, &all);
     write_memory(out, &all.memory);
+    write_store(out, &all.store);
     write_flush(out, &all);
     write_lag(out, &all.lag);
     write_tls(out, &all);
@@ -279,6 +280,47 @@ fn write_rooms(out: &mut Exposition, all: &Metrics) {
         "Memory of history: of frames, and what stands beside them.",
         rooms.history_bytes,
     );
+}
+
+fn write_store(out: &mut Exposition, store: &Store) {
+    let counters = [
+        (
+            "tidewheel_durable_batches_total",
+            "Batches that cores handed over to the store.",
+            store.batches,
+        ),
+        (
+            "tidewheel_durable_records_total",
+            "Records in them.",
+            store.records,
+        ),
+        (
+            "tidewheel_durable_staged_messages_total",
+            "Messages that had to wait for the disk before anybody saw them.",
+            store.staged,
+        ),
+        (
+            "tidewheel_durable_refused_messages_total",
+            "Messages that were answered with 4104, because the disk failed or did not keep up.",
+            store.refused,
+        ),
+        (
+            "tidewheel_durable_lost_records_total",
+            "Records that were not handed over, because too much waited for the disk.",
+            store.lost,
+        ),
+        (
+            "tidewheel_durable_faults_total",
+            "Answers of the store that say that something is not kept.",
+            store.faults,
+        ),
+    ];
+    for (name, help, value) in counters {
+        out.counter(name, help, value);
+    }
+    let help = "Time from handing a batch over to hearing what became of it.";
+    out.family("tidewheel_durable_answer_seconds", Type::Histogram, help);
+    out.latency(&[], &store.handed_to_stored);
 }
 
 fn write_memory(out: &mut Exposition, memory: &Memory) {

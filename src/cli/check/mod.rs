@@ -5,6 +5,7 @@
 //! machine, then what was asked about: one section each. Nothing is started.
 
 mod bearer;
+mod data;
 pub mod machine;
 mod rooms;
 
@@ -96,12 +97,20 @@ impl Check {
             Ok(shown) => shown,
             Err(error) => return useless(&format!("{error:#}")),
         };
+        let of_folder = match &self.options.store.data_dir {
+            Some(folder) => data::examine(folder, root),
+            None => Ok(Vec::new()),
+        };
+        let of_folder = match of_folder {
+            Ok(warnings) => warnings,
+            Err(error) => return useless(&error),
+        };
         let mut text = String::new();
         // Writing to a String cannot fail.
         let rules = self.options.rooms.tables.len();
         let _ = writeln!(text, "the configuration is good; room rules: {rules}");
         let exposed = exposure::warnings(&self.options);
-        for warning in self.warnings.iter().chain(&exposed) {
+        for warning in self.warnings.iter().chain(&exposed).chain(&of_folder) {
             let _ = writeln!(text, "warning: {warning}");
         }
         let unix_s = (now_unix_ms / 1_000) as i64;
