@@ -36,7 +36,7 @@ pub(super) struct Change<'a> {
     /// Rooms of the mirror that end, by number.
     ended: Vec<i64>,
     /// How far users have read, by the room's number.
-    reads: HashMap<(i64, &'a UserId), u64>,
+    reads: HashMap<i64, HashMap<&'a UserId, u64>>,
     /// Ends of bans; none where lifted.
     bans: HashMap<&'a UserId, Option<Option<u64>>>,
     /// Messages that do not follow on: they came twice.
@@ -91,7 +91,7 @@ impl<'a> Change<'a> {
             }
             Record::Read { room, user, offset } => {
                 if let Some(id) = self.touch(room.name(), mirror).map(|room| room.id) {
-                    self.reads.insert((id, user), *offset);
+                    self.reads.entry(id).or_default().insert(user, *offset);
                 }
             }
             Record::Forgotten { room } => self.end(room.name(), mirror),
@@ -190,7 +190,7 @@ impl<'a> Change<'a> {
         if !is_new {
             self.ended.push(id);
         }
-        self.reads.retain(|(room, _), _| *room != id);
+        self.reads.remove(&id);
         self.rooms.insert(name, None);
     }
 
@@ -223,7 +223,9 @@ impl<'a> Change<'a> {
     }
 
     fn write_reads(&self, database: &Database, bytes: &mut Vec<u8>) -> rusqlite::Result<()> {
-        for ((room, user), offset) in &self.reads {
+        let reads = self.reads.iter();
+        let reads = reads.flat_map(|(room, users)| users.iter().map(move |read| (room, read)));
+        for (room, (user, offset)) in reads {
             let name = user.to_string();
             if *offset == 0 {
                 database.remove_read(*room, &name)?;

@@ -151,7 +151,7 @@ impl<'a> Assembly<'a> {
         let mut kept = (found.len() - first) as u64;
         let expected = room.offset - room.kept_since;
         if kept < expected {
-            self.lacking.push(room.name.clone());
+            self.lacking.push(room.name);
         }
         let last = found.iter().rev().find(|found| found.is_kept);
         if kept == 0

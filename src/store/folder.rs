@@ -224,7 +224,8 @@ fn begin_format(path: &Path, file: &Path, create: bool) -> Result<(), StoreError
     }
     // A new disk has a folder of its own in it.
     let is_empty = names.iter().all(|name| name == "lost+found");
-    if !is_empty && !(is_ours(DATABASE) && is_ours(MARK_FILE)) {
+    let is_without_format = is_ours(DATABASE) && is_ours(MARK_FILE);
+    if !is_empty && !is_without_format {
         return Err(StoreError::Foreign(path.to_owned()));
     }
     write_format(file)
