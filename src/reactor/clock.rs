@@ -33,7 +33,7 @@ impl Clock {
     /// The monotonic clock, now: half the price of both.
     #[allow(clippy::disallowed_methods, reason = "this is where the clock is read")]
     pub fn mono(&self) -> Instant {
-        Instant::ORIGIN + self.origin.elapsed()
+        Instant::ORIGIN + self.past + self.origin.elapsed()
     }
 
     /// Both clocks, now.
@@ -42,7 +42,7 @@ impl Clock {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let unix_ms = since_epoch.unwrap_or(Duration::ZERO).as_millis() as u64;
         Now {
-            mono: Instant::ORIGIN + self.past + self.origin.elapsed(),
+            mono: self.mono(),
             unix_ms,
         }
     }

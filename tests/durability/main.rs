@@ -148,8 +148,13 @@ impl World {
         let mut open: BTreeMap<u64, &str> = BTreeMap::new();
         let mut rng = fastrand::Rng::with_seed(publisher as u64);
         let mut count = 0;
+        let mut over_since = None;
         while !self.is_over() || !open.is_empty() {
             let Some(mut peer) = self.connect(&user) else {
+                if self.is_over() {
+                    let since = over_since.get_or_insert_with(Instant::now);
+                    assert!(since.elapsed() < Duration::from_secs(30), "it is there");
+                }
                 continue;
             };
             if !tries_again {
