@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tidewheel::address::CoreId;
-use tidewheel::bus::Batch;
+use tidewheel::bus::{Batch, Durability, Stored};
 use tidewheel::metrics::Metrics;
 use tidewheel::shard::{Action, Load, Outside, Overflow, Phase, Pressure, Shard, ShardConfig};
 use tidewheel::time::{Instant, Now};
@@ -59,6 +59,9 @@ pub struct World {
     pub backend: Backend,
     /// How many times everything had come to rest.
     pub rests: u64,
+    /// Batches of each core that are not on disk yet, by number.
+    disk: Vec<VecDeque<u64>>,
+    of_disk: Rng,
     pub questions: u64,
     /// Time that well-meaning clients may have been without a turn.
     unsettled: Duration,
@@ -76,10 +79,20 @@ pub enum Turn {
     All,
 }
 
+/// Tells what a seed decides about the disk from what it decides otherwise.
+const DISK: u64 = 0x6469_736b;
+
 impl World {
     pub fn new(seed: u64, echoing: bool) -> World {
         let mut rng = Rng::with_seed(seed);
-        let plan = Plan::new(&mut rng);
+        let mut plan = Plan::new(&mut rng);
+        // By a generator of its own: what else a seed decides stays as it is.
+        let mut of_disk = Rng::with_seed(seed ^ DISK);
+        // The backend of these days wants its answers at once.
+        let may_wait = plan.shard.memory_budget_bytes == 0 && !plan.backend;
+        if may_wait && of_disk.u8(..3) == 0 {
+            plan.shard.durability = Durability::Fsync;
+        }
         let mono = Instant::from_nanos(plan.starts_at);
         let cores = usize::from(plan.shard.cores);
         let core = |core: usize| Core {
@@ -114,6 +127,8 @@ impl World {
             doorman: Doorman::default(),
             backend: Backend::new(plan.shard.seed, plan.shard.cores),
             trace: Trace::new(echoing),
+            disk: (0..cores).map(|_| VecDeque::new()).collect(),
+            of_disk,
             rests: 0,
             questions: 0,
             unsettled: Duration::ZERO,
@@ -153,6 +168,12 @@ impl World {
         } else {
             self.unsettled += by;
         }
+        if by >= Duration::from_millis(100) {
+            // No disk is so slow here that it is not waited for.
+            for core in 0..self.cores.len() {
+                self.store(core, usize::MAX, self.now())?;
+            }
+        }
         self.mono = self.mono + by;
         self.trace.note(|| format!("clock: {by:?} later"));
         Ok(())
@@ -172,6 +193,11 @@ impl World {
         self.take_mail(core, turn, now)?;
         self.take_orders(core, turn, now)?;
         self.take_queries(core, turn, now)?;
+        let batches = match turn {
+            Turn::Some => self.of_disk.usize(..3),
+            Turn::All => usize::MAX,
+        };
+        self.store(core, batches, now)?;
         self.cores[core].shard.handle_timeouts(now);
         self.cores[core].timed_at = now.mono;
         self.audit(core, "timeouts")?;
@@ -183,8 +209,23 @@ impl World {
         self.send_mail(core);
         self.take_notices(core)?;
         self.accept(core, turn, now)?;
+        let records = self.cores[core].shard.poll_records();
+        self.disk[core].extend(records.map(|records| records.seq));
         self.cores[core].shard.handle_turn_end(now.mono, now.mono);
         Ok(())
+    }
+
+    /// Brings some batches of a core to the disk, and tells it.
+    fn store(&mut self, core: usize, batches: usize, now: Now) -> Check {
+        let count = batches.min(self.disk[core].len());
+        let Some(through) = self.disk[core].drain(..count).next_back() else {
+            return Ok(());
+        };
+        let fault = None;
+        let shard = &mut self.cores[core].shard;
+        shard.handle_stored(now, &Stored { through, fault });
+        self.truth.count("stored");
+        self.audit(core, "the store")
     }
 
     /// Tells a core what the others hold, as a reactor does, or nearly.
@@ -565,6 +606,7 @@ impl World {
 
     fn is_settled(&self) -> bool {
         self.links.iter().all(VecDeque::is_empty)
+            && self.cores.iter().all(|c| !c.shard.has_staged())
             && self.orders.are_heard()
             && self.backend.is_heard()
             && self.cores.iter().all(|c| !c.shard.wants_flush())
