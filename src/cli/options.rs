@@ -125,7 +125,7 @@ pub struct Admin {
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes(KIB..=64 * MIB))]
     pub api_body_bytes: usize,
 
-    /// Messages of one batch, above which it is answered with 413
+    /// Messages of one batch, above which it is answered with 400
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(1..=1_000))]
     pub api_batch_messages: usize,
 

@@ -292,6 +292,7 @@ impl Plane {
             .merge(api::routes(api))
             .merge(dashboard::routes())
             .merge(watched);
+        let router = routes::with_fallbacks(router);
         let thread = thread::Builder::new()
             .name("tidewheel-control".to_owned())
             .spawn(move || {

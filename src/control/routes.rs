@@ -23,6 +23,11 @@ pub(super) fn router(access: Access, scraper: Arc<Scraper>, readiness: Arc<Readi
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz).with_state(readiness))
         .route("/metrics", get(metrics).with_state((access, scraper)))
+}
+
+/// The router with problems for what leads nowhere: it has to have all its paths already.
+pub(super) fn with_fallbacks(router: Router) -> Router {
+    router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
 }

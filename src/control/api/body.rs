@@ -147,8 +147,8 @@ impl<'a> Object<'a> {
         let Some(value) = self.value(name) else {
             return Ok(None);
         };
-        match value.parse() {
-            Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+        match whole(value) {
+            Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
             _ => Err(malformed(format!(
                 "{name} has to be a whole number from {min} to {max}"
             ))),
@@ -163,6 +163,17 @@ impl<'a> Object<'a> {
         }
         Ok(id)
     }
+}
+
+/// A whole number, which JSON may also write with a fraction of nothing: `60`, `60.0`, `6e1`.
+fn whole(value: &str) -> Option<u64> {
+    if let Ok(number) = value.parse() {
+        return Some(number);
+    }
+    let number: f64 = value.parse().ok()?;
+    // Up to here every whole number has one of its own.
+    let is_whole = number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number);
+    is_whole.then_some(number as u64)
 }
 
 #[cfg(test)]
@@ -210,10 +221,11 @@ mod tests {
         };
         assert!(Body(deep(512).into()).object().is_ok());
         assert!(Body(deep(513).into()).object().is_err());
-        let body = body(r#"{"message_id":"","n":"1","f":1.0,"t":1}"#);
+        let body = body(r#"{"message_id":"","n":"1","f":1.5,"w":1.0,"t":1}"#);
         let object = body.object().unwrap();
         assert!(object.message_id().is_err());
         assert!(object.number("n", 0, 9).is_err() && object.number("f", 0, 9).is_err());
+        assert_eq!(object.number("w", 0, 9), Ok(Some(1)));
         assert!(object.text("t").is_err() && object.needed("payload").is_err());
     }
 

@@ -10,9 +10,11 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type};
+use utoipa::openapi::{
+    ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type,
+};
 
 use super::{node, publish, rooms, schema, users};
 use crate::control::access::{Administering, Need, Publishing, Reading, Scope};
@@ -33,7 +35,7 @@ const KEY: &str = "api_key";
         users::join, users::leave, users::disconnect, users::ban, users::unban,
         node::node,
     ),
-    components(schemas(schema::ProblemDetails, schema::CloseCode)),
+    components(schemas(schema::ProblemDetails)),
     tags(
         (name = "publish", description = "Sending: needs the scope publish."),
         (name = "rooms", description = "Looking at rooms: needs the scope read."),
@@ -133,6 +135,22 @@ pub fn document() -> utoipa::openapi::OpenApi {
 fn complete(path: &str, operation: &mut Operation) {
     let scope = scope_of(operation);
     operation.security = Some(vec![SecurityRequirement::new(KEY, [scope.text()])]);
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && parameter.parameter_in == ParameterIn::Path
+        {
+            parameter.schema = Some(RefOr::T(name()));
+        }
+    }
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        let is_optional = path.ends_with("/ban") || path.ends_with("/disconnect");
+        let required = if is_optional {
+            Required::False
+        } else {
+            Required::True
+        };
+        body.required = Some(required);
+    }
     let mut rows = vec![BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, UNAVAILABLE];
     if operation.request_body.is_some() {
         rows.extend([TIMEOUT, TOO_LARGE, MEDIA_TYPE]);
@@ -158,6 +176,17 @@ fn scope_of(operation: &Operation) -> Scope {
         Some("users") => Administering::SCOPE,
         _ => Reading::SCOPE,
     }
+}
+
+/// A name in a path.
+fn name() -> Schema {
+    let text = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(255))
+        .pattern(Some(r"^[^\x00-\x1f\x7f-\x9f]+$"))
+        .description(Some("1 to 255 bytes of UTF-8 without control characters"));
+    Schema::Object(text.examples(["harbour"]).build())
 }
 
 fn problem((_, status, description): Row) -> Response {

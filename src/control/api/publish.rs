@@ -147,14 +147,10 @@ fn posts(api: &Api, messages: &str) -> Result<Vec<Post>, Problem> {
     let messages = elements(messages).map_err(bad)?;
     let max = api.limits.batch_max;
     if messages.len() > max {
-        let message = format!(
+        return Err(malformed(format!(
             "{} messages are too many; a batch has at most {max} (--api-batch-messages)",
             messages.len()
-        );
-        return Err(refused(Refused {
-            code: Code::MessageTooLarge,
-            message: message.into(),
-        }));
+        )));
     }
     let post = |(place, message): (usize, &&str)| {
         let object = Object::read(message, &format!("messages[{place}]"))?;

@@ -5,6 +5,8 @@
 
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::AnyOfBuilder;
+use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
 /// A message to publish.
 #[derive(ToSchema)]
@@ -15,7 +17,12 @@ pub(super) struct Publish {
     payload: String,
     /// The idempotency key. The same one for the same room within `--idempotency-window` (2 min) is
     /// accepted once, and answered with the position of the first.
-    #[schema(min_length = 1, max_length = 64, example = "order-17-paid")]
+    #[schema(
+        nullable = false,
+        min_length = 1,
+        max_length = 64,
+        example = "order-17-paid"
+    )]
     message_id: Option<String>,
 }
 
@@ -35,7 +42,7 @@ pub(super) struct BatchMessage {
     #[schema(value_type = Value, example = json!({"text": "high tide"}))]
     payload: String,
     /// The idempotency key.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(nullable = false, min_length = 1, max_length = 64)]
     message_id: Option<String>,
 }
 
@@ -62,25 +69,36 @@ pub(super) struct Payload {
 #[allow(dead_code, reason = "described here, read by hand")]
 pub(super) struct Disconnect {
     /// The close code: 1000, or 4000 to 4999. 4012 where not given.
-    #[schema(value_type = CloseCode, example = 4012)]
+    #[schema(schema_with = close_code)]
     code: Option<u16>,
     /// The reason in the close frame: at most 123 bytes.
-    #[schema(max_length = 123, example = "signed out")]
+    #[schema(nullable = false, max_length = 123, example = "signed out")]
     reason: Option<String>,
 }
 
-/// A close code of the application's own.
-#[derive(ToSchema)]
-#[schema(value_type = u16)]
-#[allow(dead_code, reason = "described here, read by hand")]
-pub(super) struct CloseCode(u16);
+/// 1000, or 4000 to 4999.
+fn close_code() -> Schema {
+    let whole = |min, max| {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(min))
+            .maximum(Some(max))
+    };
+    let codes = AnyOfBuilder::new()
+        .item(whole(1_000, 1_000))
+        .item(whole(4_000, 4_999))
+        .description(Some(
+            "The close code: 1000, or 4000 to 4999. 4012 where not given.",
+        ));
+    Schema::AnyOf(codes.build())
+}
 
 /// For how long a user is banned.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "described here, read by hand")]
 pub(super) struct Ban {
     /// Seconds; without it, until the ban is lifted or the server ends.
-    #[schema(minimum = 1, maximum = 315_360_000, example = 3600)]
+    #[schema(nullable = false, minimum = 1, maximum = 315_360_000, example = 3600)]
     ttl_s: Option<u32>,
 }
 

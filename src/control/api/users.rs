@@ -72,7 +72,7 @@ pub(super) async fn leave(
 #[utoipa::path(
     post, path = "/api/v1/users/{user}/disconnect", operation_id = "disconnect", tag = "users",
     params(("user" = String, Path, description = "The user")),
-    request_body = Option<Disconnect>,
+    request_body = Disconnect,
     responses((status = 200, description = "They are told to close", body = Connections))
 )]
 pub(super) async fn disconnect(
@@ -119,7 +119,7 @@ pub(super) async fn disconnect(
 #[utoipa::path(
     put, path = "/api/v1/users/{user}/ban", operation_id = "ban", tag = "users",
     params(("user" = String, Path, description = "The user")),
-    request_body = Option<Ban>,
+    request_body = Ban,
     responses((status = 200, description = "The user is banned", body = Connections))
 )]
 pub(super) async fn ban(
