@@ -105,8 +105,6 @@ async fn converse(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         .max_header_size(limits.head_bytes_max)
-        // Answers to pipelined requests leave together.
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let late = async {
