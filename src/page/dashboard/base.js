@@ -114,7 +114,6 @@ export async function problem(answer) {
     const told = await answer.json();
     detail = told.detail ?? told.title ?? detail;
   } catch { /* no JSON: the status has to do */ }
-  if (answer.status === 401) { session.state = 'out'; tell('session'); }
   return new Problem(answer.status, detail, Number(answer.headers.get('retry-after')) || 0);
 }
 
@@ -128,6 +127,7 @@ export async function call(method, path, body, signal) {
     if (error.name === 'AbortError') throw error;
     throw new Problem(0, 'The server cannot be reached.');
   }
+  if (answer.status === 401) { session.state = 'out'; tell('session'); }
   if (!answer.ok) throw await problem(answer);
   const text = await answer.text();
   return text ? parse(text) : {};

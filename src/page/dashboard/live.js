@@ -89,7 +89,7 @@ export const link = {
       if (life === this.life) this.timer = setTimeout(() => this.open(), performance.now() - begun > 2000 ? 0 : 1000);
     } catch (error) {
       if (life !== this.life || error.name === 'AbortError') return;
-      if (error.status === 401) return this.set('signed-out', session.key ? 'The key is not accepted. ' + error.message : '');
+      if (error.status === 401) { session.state = 'out'; this.set('signed-out', session.key ? `The key is not accepted: ${error.message}` : ''); return tell('session'); }
       if (error.status === 403) return this.set('forbidden', error.message);
       // A stream that was cut in the middle is found again at once, the first time.
       this.failures += 1;
@@ -100,7 +100,7 @@ export const link = {
     }
   },
 
-  stop() { this.life?.abort(); this.life = null; clearTimeout(this.timer); },
+  stop() { this.life?.abort(); this.life = null; clearTimeout(this.timer); this.set('connecting'); },
   get age() { return store.heardAt ? performance.now() - store.heardAt : Infinity; },
 };
 
