@@ -71,7 +71,7 @@ export class Chart {
     const { y, ticks } = this.scale(values, plot);
     this.x = x; this.y = y;
     this.none.hidden = values.length > 0;
-    write(this.none, options.nothing ?? 'Nothing so far');
+    write(this.none, options.nothing ?? 'Nothing so far.');
     this.axis(ticks, plot, x, y);
     for (const it of this.lines) {
       const d = this.trace(it, x, y);
@@ -133,7 +133,7 @@ export class Chart {
 
   words(values) {
     const { format } = this.options;
-    if (!values.length) return `${this.title}: ${this.options.nothing ?? 'nothing so far'}.`;
+    if (!values.length) return `${this.title}: ${this.options.nothing ?? 'Nothing so far.'}`;
     const about = this.lines.map(it => {
       const own = this.points.map(it.of).filter(value => value != null);
       return own.length ? `${it.label} now ${format(own.at(-1))}, between ${format(Math.min(...own))} and ${format(Math.max(...own))}` : `${it.label} none`;
@@ -176,8 +176,8 @@ export class Chart {
   }
 }
 
-/** Values of a small line that make its whole width. */
-const SPARK = 180;
+/** Values of a small line that make its whole width, at least and at most. */
+const SPARK = [24, 180];
 /** A small line without axes, for the eye alone; the newest value stands at the right. */
 export function spark() {
   const area = h('path', { class: 'area c1' }), path = h('path', { class: 'line c1' });
@@ -185,8 +185,8 @@ export function spark() {
   return {
     node: svg,
     show(all) {
-      const values = all.slice(-SPARK), top = Math.max(...values.filter(value => value != null), 1e-9);
-      const x = n => (100 - (values.length - 1 - n) * 100 / (SPARK - 1)).toFixed(2);
+      const values = all.slice(-SPARK[1]), width = Math.max(SPARK[0], values.length) - 1, top = Math.max(...values.filter(value => value != null), 1e-9);
+      const x = n => (100 - (values.length - 1 - n) * 100 / width).toFixed(2);
       const d = values.length < 2 ? '' : values.map((value, n) => `${n ? 'L' : 'M'}${x(n)} ${(27 - 24 * (value ?? 0) / top).toFixed(2)}`).join('');
       attribute(path, 'd', d || 'M0 0'); attribute(area, 'd', d ? `${d}L100 28L${x(0)} 28Z` : 'M0 0');
     },

@@ -94,7 +94,9 @@ export class Overview {
   drawChart() {
     const { store, figure, range } = this;
     if (!store) return;
-    const to = store.event?.unix_ms ?? Date.now(), from = to - range.ms;
+    const to = store.event?.unix_ms ?? Date.now(), uptime = store.event?.node.uptime_seconds ?? Infinity;
+    // What a young node has not lived through takes no place.
+    const from = to - Math.min(range.ms, Math.max(120_000, uptime * 1000));
     const points = (range.ms > 200_000 ? store.coarse() : store.fine()).filter(point => point.unix_ms >= from && point.unix_ms <= to);
     const lines = figure.lines.map(it => ({ ...it }));
     this.chart.show(points, { ...figure, id: figure.id, lines, from, to });
