@@ -4,9 +4,8 @@
 use std::collections::BTreeMap;
 
 /// The parts, and what the names of their metrics begin with.
-const PARTS: [(&str, &str); 4] = [
+const PARTS: [(&str, &str); 3] = [
     ("store", "tidewheel_store_"),
-    ("hooks", "tidewheel_hooks_"),
     ("hooks", "tidewheel_hook_"),
     ("auth_webhook", "tidewheel_auth_webhook_"),
 ];
@@ -42,7 +41,7 @@ mod tests {
         let text = "# TYPE tidewheel_store_commits_total counter\n\
                     tidewheel_store_commits_total 7\n\
                     tidewheel_store_commit_seconds_bucket{le=\"0.1\"} 7\n\
-                    tidewheel_hooks_events_total{outcome=\"sent\"} 3\n\
+                    tidewheel_hook_events_total{outcome=\"sent\"} 3\n\
                     tidewheel_uptime_seconds 1.5\n";
         let parts = read(text);
         assert_eq!(

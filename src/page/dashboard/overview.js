@@ -261,16 +261,27 @@ export class Overview {
         const title = { store: 'Store', hooks: 'Webhook', auth_webhook: 'Authentication webhook' }[part] ?? part;
         this.parts.append(h('section', { class: 'card', 'data-part': part, 'aria-label': title }, head(title), list));
       }
-      facts(list, Object.fromEntries(Object.entries(figures).map(figureOf)));
+      facts(list, Object.fromEntries(Object.entries(meanOf(figures)).map(figureOf)));
     }
     for (const node of this.parts.children) node.hidden = !parts[node.dataset.part];
   }
 }
 
+/** Sums of durations as their means. */
+function meanOf(figures) {
+  const out = {};
+  for (const [metric, value] of Object.entries(figures)) {
+    const count = figures[metric.replace('_seconds_sum', '_seconds_count')];
+    if (metric.includes('_seconds_sum')) out[metric.replace('_seconds_sum', '_mean_seconds')] = count ? value / count : 0;
+    else if (!metric.includes('_seconds_count')) out[metric] = value;
+  }
+  return out;
+}
+
 /** A metric in words: `commit_failures_total{outcome="late"}` is “Commit failures, late”. */
 function figureOf([metric, value]) {
   const [, id, labels = ''] = /^([^{]*)(?:\{(.*)\})?$/.exec(metric), of = [...labels.matchAll(/="([^"]*)"/g)].map(it => it[1].replaceAll('_', ' '));
-  const words = id.replace(/_total$/, '').replace(/_seconds_(sum|count)$/, '_time_$1').replace(/_bytes$/, '').replaceAll('_', ' ');
-  const told = /_bytes(_total)?$/.test(id) ? bytes(value) : /_seconds(_sum)?$/.test(id) ? seconds(value) : /^(failing|circuit_open)$/.test(id) ? (value ? 'yes' : 'no') : num(value);
+  const words = id.replace(/_total$/, '').replace(/_mean_seconds$/, ' time, mean').replace(/_bytes$/, '').replaceAll('_', ' ');
+  const told = /_bytes(_total)?$/.test(id) ? bytes(value) : /_seconds$/.test(id) ? seconds(value) : /^(failing|circuit_open)$/.test(id) ? (value ? 'yes' : 'no') : num(value);
   return [[words, ...of].join(', '), told];
 }
