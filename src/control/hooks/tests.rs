@@ -303,7 +303,7 @@ async fn what_is_refused_or_given_up_is_told_of() {
 async fn a_backend_that_hangs_costs_the_oldest_events_and_hears_how_many() {
     let replies = [GOOD, Reply::Slowly(250)];
     let mut stand = stand(&replies, SHORT, |it| {
-        (it.batch_max, it.queue_max) = (10, 20)
+        (it.batch_max, it.queue_max) = (10, 20);
     });
     stand.started().await;
     let names: Vec<String> = (0..60).map(|n| format!("u{n}")).collect();
@@ -324,7 +324,7 @@ async fn a_backend_that_hangs_costs_the_oldest_events_and_hears_how_many() {
 #[tokio::test]
 async fn what_a_core_could_not_give_away_is_told_of_and_nothing_is_held_back_after_it() {
     let mut stand = stand(&[], SHORT, |it| {
-        it.departure_delay = Duration::from_secs(60)
+        it.departure_delay = Duration::from_secs(60);
     });
     stand.started().await;
     stand.tell(&[("ann", false)]);
@@ -346,7 +346,7 @@ async fn what_a_core_could_not_give_away_is_told_of_and_nothing_is_held_back_aft
 async fn a_backend_that_lost_its_picture_is_told_everything_as_it_happens() {
     let replies = [Reply::Status(205, "")];
     let mut stand = stand(&replies, SHORT, |it| {
-        it.departure_delay = Duration::from_secs(60)
+        it.departure_delay = Duration::from_secs(60);
     });
     stand.tell(&[("ann", false)]);
     stand.started().await;
