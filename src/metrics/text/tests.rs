@@ -111,7 +111,7 @@ fn the_buckets_of_a_histogram_grow_up_to_its_count() {
         assert!(before <= value, "{line}");
     }
     assert_eq!(last["tidewheel_turn_seconds_bucket{core=\"0\","], 3);
-    assert_eq!(last.len(), 8);
+    assert_eq!(last.len(), 9);
 }
 
 #[test]
