@@ -281,7 +281,7 @@ function meanOf(figures) {
 /** A metric in words: `commit_failures_total{outcome="late"}` is “Commit failures, late”. */
 function figureOf([metric, value]) {
   const [, id, labels = ''] = /^([^{]*)(?:\{(.*)\})?$/.exec(metric), of = [...labels.matchAll(/="([^"]*)"/g)].map(it => it[1].replaceAll('_', ' '));
-  const words = id.replace(/_total$/, '').replace(/_mean_seconds$/, ' time, mean').replace(/_bytes$/, '').replaceAll('_', ' ');
+  const words = id.replace(/_total$/, '').replace(/_mean_seconds$/, ' time, mean').replaceAll('_', ' ');
   const told = /_bytes(_total)?$/.test(id) ? bytes(value) : /_seconds$/.test(id) ? seconds(value) : /^(failing|circuit_open)$/.test(id) ? (value ? 'yes' : 'no') : num(value);
   return [[words, ...of].join(', '), told];
 }
