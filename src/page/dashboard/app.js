@@ -1,5 +1,5 @@
 // The frame around all pages: where one is, how the link is, who one is, what it looks like.
-import { ask, attribute, changes, clock, field, h, seconds, session, tell, write } from './base.js';
+import { ask, attribute, changes, clock, field, h, problem, seconds, session, tell, write } from './base.js';
 import { link, STALE_MS, store } from './live.js';
 import { Overview } from './overview.js';
 import { Room, Rooms } from './rooms.js';
@@ -81,8 +81,9 @@ function signIn(why) {
       const was = session.key;
       session.key = typed;
       const answer = await fetch('api/v1/node', { headers: { authorization: `Bearer ${typed}` }, cache: 'no-store' }).catch(() => null);
-      if (!answer || answer.status === 401) {
+      if (!answer || answer.status === 401 || answer.status === 403) {
         session.key = was;
+        if (answer?.status === 403) throw await problem(answer);
         throw new Error(answer ? 'This key is not accepted.' : 'The server cannot be reached.');
       }
       session.state = 'in'; tell('session');
