@@ -98,18 +98,27 @@ impl Opened {
             }
         };
         let handle = self.store.spawn(records, answer)?;
-        Ok((Keeping(Some(handle)), sender))
+        let keeping = Keeping {
+            handle: Some(handle),
+            figures: self.figures,
+        };
+        Ok((keeping, sender))
     }
 }
 
 /// A store whose thread runs. It is closed when this is dropped, which is right where a start has
 /// failed: nobody was served.
-pub(super) struct Keeping(Option<StoreHandle>);
+pub(super) struct Keeping {
+    handle: Option<StoreHandle>,
+    figures: Arc<StoreFigures>,
+}
 
 impl Keeping {
-    /// Brings everything to the disk, once all cores have ended.
-    pub fn close(mut self) {
-        if let Some(handle) = self.0.take()
+    /// Brings everything to the disk, once all cores have ended. `lost` records were never handed
+    /// over: the next start must not take what is kept for whole.
+    pub fn close(mut self, lost: u64) {
+        self.figures.admit_loss(lost);
+        if let Some(handle) = self.handle.take()
             && !handle.stop()
         {
             tracing::error!("history on disk is not whole; the log above says why");
@@ -119,7 +128,7 @@ impl Keeping {
     /// Leaves it as it is: what cores have told clients may not have been handed over. The next
     /// start finds what a loss of power would have left.
     pub fn abandon(mut self) {
-        if let Some(handle) = self.0.take() {
+        if let Some(handle) = self.handle.take() {
             std::mem::forget(handle);
         }
     }
@@ -127,7 +136,7 @@ impl Keeping {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        if let Some(handle) = self.0.take() {
+        if let Some(handle) = self.handle.take() {
             handle.stop();
         }
     }
