@@ -105,6 +105,7 @@ pub(super) fn routes(api: Api) -> Router {
         .route("/api/v1/rooms", get(rooms::list))
         .route("/api/v1/rooms/{room}", get(rooms::room))
         .route("/api/v1/rooms/{room}/members", get(rooms::members))
+        .route("/api/v1/users/{user}", get(users::user))
         .route("/api/v1/users/{user}/messages", post(publish::direct))
         .route("/api/v1/users/{user}/rooms/{room}", membership)
         .route("/api/v1/users/{user}/disconnect", post(users::disconnect))
@@ -119,6 +120,10 @@ struct Json(Vec<u8>);
 
 impl IntoResponse for Json {
     fn into_response(self) -> Response {
-        ([(header::CONTENT_TYPE, "application/json")], self.0).into_response()
+        let described = [
+            (header::CONTENT_TYPE, "application/json"),
+            (header::CACHE_CONTROL, "no-store"),
+        ];
+        (described, self.0).into_response()
     }
 }

@@ -32,13 +32,13 @@ const KEY: &str = "api_key";
     paths(
         publish::publish, publish::batch, publish::broadcast, publish::direct,
         rooms::list, rooms::room, rooms::members, rooms::history,
-        users::join, users::leave, users::disconnect, users::ban, users::unban,
+        users::user, users::join, users::leave, users::disconnect, users::ban, users::unban,
         node::node,
     ),
     components(schemas(schema::ProblemDetails)),
     tags(
         (name = "publish", description = "Sending: needs the scope publish."),
-        (name = "rooms", description = "Looking at rooms: needs the scope read."),
+        (name = "rooms", description = "Looking at rooms and users: needs the scope read."),
         (name = "users", description = "Changing who is where: needs the scope admin."),
         (name = "node", description = "The server itself: needs the scope read."),
     ),

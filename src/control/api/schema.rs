@@ -163,6 +163,17 @@ pub(super) struct Connections {
     pub connections: u64,
 }
 
+/// What is known of a user.
+#[derive(Serialize, ToSchema)]
+pub(super) struct User {
+    /// Who.
+    #[schema(example = "ada")]
+    pub user_id: String,
+    /// The user's connections to this node; 0 for one who is not there.
+    #[schema(example = 2)]
+    pub connections: u64,
+}
+
 /// Messages of a room's past.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "described here, written by hand")]

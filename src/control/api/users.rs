@@ -1,4 +1,5 @@
-//! Changing who is where: join, leave, disconnect, ban. All of it is logged with the key's name.
+//! Users: looking at one, and changing who is where (join, leave, disconnect, ban). Changes are logged
+//! with the key's name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use axum::extract::State;
 use super::asking::ASK_BYTES;
 use super::body::{Body, malformed};
 use super::names::{UserName, UsersRoom};
-use super::schema::{Ban, Connections, Disconnect};
+use super::schema::{Ban, Connections, Disconnect, User};
 use super::{Api, Json};
 use crate::bus::{ApiAsk, Order};
 use crate::control::Problem;
-use crate::control::access::{Administering, Granted};
+use crate::control::access::{Administering, Granted, Reading};
 use crate::protocol::Code;
 
 /// A ban of ten years is one until it is lifted.
@@ -20,6 +21,28 @@ const BAN_SECONDS_MAX: u64 = 315_360_000;
 
 /// Bytes of a close frame's reason: RFC 6455 §5.5, less the code.
 const REASON_BYTES_MAX: usize = 123;
+
+/// Look at a user.
+///
+/// One without a connection is answered too: `connections` is 0.
+#[utoipa::path(
+    get, path = "/api/v1/users/{user}", operation_id = "user", tag = "rooms",
+    params(("user" = String, Path, description = "The user")),
+    responses((status = 200, description = "What is known of the user", body = User))
+)]
+pub(super) async fn user(
+    _: Granted<Reading>,
+    State(api): State<Api>,
+    UserName(user): UserName,
+) -> Result<Json, Problem> {
+    let ask = ApiAsk::User(user.clone());
+    let connections = api.ask_home(&user, ask, ASK_BYTES).await?;
+    let user_id = user.to_string();
+    Json::of(&User {
+        user_id,
+        connections,
+    })
+}
 
 /// Let a user's connections join a room.
 ///

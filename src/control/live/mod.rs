@@ -16,7 +16,6 @@ mod parts;
 mod ring;
 mod sight;
 mod stream;
-mod user;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

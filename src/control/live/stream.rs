@@ -24,7 +24,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use crate::control::access::{Access, Caller, Granted, Reading, Scope};
-use crate::control::live::user::user;
 use crate::control::live::{Live, WATCHERS_MAX};
 use crate::control::problem::Problem;
 
@@ -68,7 +67,6 @@ struct Key<'a> {
 pub(in crate::control) fn routes(access: Access, live: Arc<Live>) -> Router {
     Router::new()
         .route("/api/v1/live", get(watch))
-        .route("/api/v1/users/{user}", get(user))
         .with_state(Doors { access, live })
 }
 

@@ -170,6 +170,8 @@ def case_users(server):
     assert server.good("DELETE", "/api/v1/users/ada/rooms/put-here") == {"connections": 1}
     assert receive(ada, "room_left")["room"] == "put-here"
     assert server.good("PUT", "/api/v1/users/nobody/rooms/put-here") == {"connections": 0}
+    assert server.good("GET", "/api/v1/users/ada") == {"user_id": "ada", "connections": 1}
+    assert server.good("GET", "/api/v1/users/nobody") == {"user_id": "nobody", "connections": 0}
     assert server.good("POST", "/api/v1/users/ada/disconnect") == {"connections": 1}
     assert closed(ada) == (4012, "disconnected by the server's API")
     reason = {"code": 4321, "reason": "signed out"}
