@@ -34,6 +34,13 @@ impl Problem {
         }
     }
 
+    /// With more about what is wrong.
+    #[must_use]
+    pub fn with_more(self, more: &str) -> Problem {
+        let detail = Cow::Owned(self.detail.into_owned() + more);
+        Problem { detail, ..self }
+    }
+
     /// With the protocol's code for it.
     #[must_use]
     pub fn with_code(self, code: Code) -> Problem {

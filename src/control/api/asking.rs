@@ -96,12 +96,23 @@ impl Api {
             let (api, ask) = (self.clone(), ask.clone());
             asked.spawn(async move { api.ask(core, ask, weight).await });
         }
-        let mut connections = 0;
+        let (mut connections, mut problem) = (0, None);
         while let Some(answer) = asked.join_next().await {
-            let answer = answer.map_err(|_| misunderstood())??;
-            connections += connections_of(answer)?;
+            let answer = answer
+                .map_err(|_| misunderstood())
+                .and_then(|answer| answer);
+            match answer.and_then(connections_of) {
+                Ok(more) => connections += more,
+                Err(why) => problem = Some(why),
+            }
         }
-        Ok(connections)
+        match problem {
+            None => Ok(connections),
+            Some(problem) if connections == 0 => Err(problem),
+            Some(problem) => Err(problem.with_more(&format!(
+                "; {connections} connections of other cores are told, and a repeat tells them again"
+            ))),
+        }
     }
 
     /// Asks the user's home something that is answered by a number of connections.
