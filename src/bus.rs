@@ -26,7 +26,7 @@ pub use notice::{Heard, Notice, NoticeReceiver, NoticeSender, Noticed, notice_ch
 pub use order::{Obeyed, Order, OrderFault, OrderReply};
 pub use query::{
     Answer, ApiAnswer, ApiAsk, Crowd, Evicted, Laggard, MemberFacts, Past, Position, Post, Query,
-    Refused, RoomFacts, Sight, Ticket,
+    Refused, RoomFacts, Sight, Ticket, UserFacts,
 };
 pub use record::{
     Durability, Record, RecordKey, Records, StoreFault, Stored, StoredBan, StoredKey,

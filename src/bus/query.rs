@@ -78,8 +78,7 @@ pub enum ApiAsk {
         /// What.
         room: RoomKey,
     },
-    /// At a user's home: how many connections the user has. Answered with
-    /// [`ApiAnswer::Connections`].
+    /// At a user's home: what is known of the user. Answered with [`ApiAnswer::User`].
     User(UserId),
     /// At every core: what an operator wants to see beside the metrics. Answered with
     /// [`ApiAnswer::Sight`]. A core looks at a bounded number of rooms and connections for it, and
@@ -136,6 +135,8 @@ pub enum ApiAnswer {
     },
     /// How many connections it reaches: 0 where the user has none.
     Connections(u64),
+    /// What is known of a user.
+    User(UserFacts),
     /// What an operator wants to see.
     Sight(Box<Sight>),
     /// A copy of the core's metrics.
@@ -196,6 +197,15 @@ pub struct MemberFacts {
     pub read: u64,
     /// What is told about the user: JSON.
     pub info: Option<Arc<[u8]>>,
+}
+
+/// What is known of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserFacts {
+    /// The user's connections to this node; 0 for one who is not there.
+    pub connections: u64,
+    /// The ban in force: its end by the wall clock in milliseconds, none where it has none.
+    pub ban: Option<Option<u64>>,
 }
 
 /// What is known of a room.

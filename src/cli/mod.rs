@@ -24,6 +24,7 @@
 //!     Ok(Parsed::Serve { options, .. }) => println!("{options:?}"),
 //!     Ok(Parsed::Token { command, secret: _ }) => println!("{command:?}"),
 //!     Ok(Parsed::ApiKey(command)) => println!("{command:?}"),
+//!     Ok(Parsed::History(command)) => println!("{command:?}"),
 //!     Ok(Parsed::Check(check)) => println!("{check:?}"),
 //!     Ok(Parsed::Print(text)) => print!("{text}"),
 //!     Err(error) => {

@@ -31,7 +31,7 @@ pub struct Digest {
     pub rejected_per_second: f64,
     /// Connections that ended.
     pub closed_per_second: f64,
-    /// Messages that clients sent, to rooms and to users.
+    /// Messages that clients and the backend sent, to rooms, and those of clients to users.
     pub messages_in_per_second: f64,
     /// Messages that connections were given, those for one user among them.
     pub deliveries_per_second: f64,
@@ -236,7 +236,8 @@ fn named<L: Label>(counts: &Counts<L>) -> BTreeMap<&'static str, u64> {
 
 fn messages_in(metrics: &Metrics) -> u64 {
     let commands = &metrics.traffic.commands;
-    commands.of(CommandType::Message) + commands.of(CommandType::DirectMessage)
+    let of_clients = commands.of(CommandType::Message) + commands.of(CommandType::DirectMessage);
+    of_clients + metrics.api.messages
 }
 
 fn deliveries(metrics: &Metrics) -> u64 {

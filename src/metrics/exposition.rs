@@ -8,11 +8,14 @@
 //!
 //! let mut out = Exposition::new(Format::OpenMetrics);
 //! out.counter("tidewheel_example_bytes_total", "Bytes of examples.", 7);
-//! let text = "# HELP tidewheel_example_bytes Bytes of examples.\n\
-//!             # TYPE tidewheel_example_bytes counter\n\
-//!             # UNIT tidewheel_example_bytes bytes\n\
-//!             tidewheel_example_bytes_total 7\n# EOF\n";
-//! assert_eq!(out.finish(), text);
+//! let lines = [
+//!     "# HELP tidewheel_example_bytes Bytes of examples.",
+//!     "# TYPE tidewheel_example_bytes counter",
+//!     "# UNIT tidewheel_example_bytes bytes",
+//!     "tidewheel_example_bytes_total 7",
+//!     "# EOF",
+//! ];
+//! assert!(out.finish().lines().eq(lines));
 //! ```
 //!
 //! Names are given as they stand before a sample's value: counters with `_total`, infos with

@@ -54,7 +54,7 @@ impl Shard {
             ApiAsk::Direct { user, data } => self.tell_user(&user, &data),
             ApiAsk::Join { user, room } => self.enlist_user(&user, &room),
             ApiAsk::Leave { user, room } => self.expel_user(&user, &room),
-            ApiAsk::User(user) => self.count_connections(&user),
+            ApiAsk::User(user) => self.user_facts(&user),
             ApiAsk::Broadcast(payload) => self.begin_broadcast(&payload),
             ApiAsk::Look {
                 rooms_from,

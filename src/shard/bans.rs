@@ -63,6 +63,12 @@ impl Bans {
         !self.users.is_empty() && self.users.get(user).is_some_and(|ban| ban.until > now)
     }
 
+    /// The end of a user's ban, where one is in force; none of it has none.
+    fn end_of(&self, user: &UserId, now: Instant) -> Option<Option<Instant>> {
+        let ban = self.users.get(user).filter(|ban| ban.until > now)?;
+        Some((ban.until < NEVER).then_some(ban.until))
+    }
+
     /// Answers those whose bans went, because they were over and there was no other place.
     fn insert(
         &mut self,
@@ -225,6 +231,14 @@ impl Shard {
     /// At the user's home: whether a connection that has just arrived may stay.
     pub(super) fn is_banned(&self, user: &UserId) -> bool {
         self.bans.holds(user, self.now.mono)
+    }
+
+    /// A user's ban, where one is in force: its end by the wall clock in milliseconds, none where it
+    /// has none.
+    pub(super) fn ban_of(&self, user: &UserId) -> Option<Option<u64>> {
+        let Now { mono, unix_ms } = self.now;
+        let end = self.bans.end_of(user, mono)?;
+        Some(end.map(|end| unix_ms.saturating_add((end - mono).as_millis() as u64)))
     }
 
     /// Orders a connection, of whichever core, to be closed.

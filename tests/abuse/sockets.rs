@@ -77,7 +77,7 @@ impl Node {
     /// A metric's value, summed over its labels.
     fn metric(&self, name: &str) -> u64 {
         let mut stream = TcpStream::connect(self.admin).unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();

@@ -66,7 +66,7 @@ impl Running {
     /// The value of a series, over plain HTTP.
     pub fn metric(&self, series: &str) -> u64 {
         let mut stream = TcpStream::connect(self.admin).unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::Api;
 use crate::address::CoreId;
-use crate::bus::{ApiAnswer, ApiAsk, Order, OrderFault, OrderReply, Refused};
+use crate::bus::{ApiAnswer, ApiAsk, Order, OrderFault, OrderReply, Refused, UserFacts};
 use crate::control::{Problem, Unanswered};
 use crate::protocol::{Code, UserId};
 
@@ -125,6 +125,19 @@ impl Api {
         let placement = self.switchboard.placement();
         let home = placement.home_of(placement.hash_one(user));
         connections_of(self.ask(home, ask, weight).await?)
+    }
+
+    /// What the user's home knows of it.
+    pub(super) async fn ask_user(&self, user: &UserId) -> Result<UserFacts, Problem> {
+        let placement = self.switchboard.placement();
+        let home = placement.home_of(placement.hash_one(user));
+        match self
+            .ask(home, ApiAsk::User(user.clone()), ASK_BYTES)
+            .await?
+        {
+            ApiAnswer::User(facts) => Ok(facts),
+            _ => Err(misunderstood()),
+        }
     }
 
     /// Gives an order to every core; how many connections are told to close in all.

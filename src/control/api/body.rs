@@ -121,6 +121,19 @@ impl<'a> Object<'a> {
         members(text).map(Object).map_err(bad)
     }
 
+    /// That no member is there but these: where each may be left out, a misspelt one would be taken for
+    /// none.
+    pub(super) fn only(&self, names: &[&str]) -> Result<(), Problem> {
+        let strange = self.0.iter().find(|member| !names.contains(&&*member.name));
+        strange.map_or(Ok(()), |member| {
+            let name: String = member.name.chars().take(100).collect();
+            let known = names.join(", ");
+            Err(malformed(format!(
+                "there is no member {name:?}; known are: {known}"
+            )))
+        })
+    }
+
     /// A member's value as it stands in the text.
     pub(super) fn value(&self, name: &str) -> Option<&'a str> {
         let found = self.0.iter().find(|member| member.name == name);

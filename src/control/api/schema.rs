@@ -97,7 +97,7 @@ fn close_code() -> Schema {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "described here, read by hand")]
 pub(super) struct Ban {
-    /// Seconds; without it, until the ban is lifted or the server ends.
+    /// Seconds; without it, until the ban is lifted, or the server ends and keeps nothing on disk.
     #[schema(nullable = false, minimum = 1, maximum = 315_360_000, example = 3600)]
     ttl_s: Option<u32>,
 }
@@ -172,6 +172,14 @@ pub(super) struct User {
     /// The user's connections to this node; 0 for one who is not there.
     #[schema(example = 2)]
     pub connections: u64,
+    /// Whether the user is banned. Absent where not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false, example = true)]
+    pub banned: bool,
+    /// The end of the ban, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "2026-01-31T23:59:59.123Z")]
+    pub banned_until: Option<String>,
 }
 
 /// Messages of a room's past.

@@ -11,10 +11,10 @@ use super::body::{Body, malformed};
 use super::names::{UserName, UsersRoom};
 use super::schema::{Ban, Connections, Disconnect, User};
 use super::{Api, Json};
-use crate::bus::{ApiAsk, Order};
+use crate::bus::{ApiAsk, Order, UserFacts};
 use crate::control::Problem;
 use crate::control::access::{Administering, Granted, Reading};
-use crate::protocol::Code;
+use crate::protocol::{Code, Timestamp};
 
 /// A ban of ten years is one until it is lifted.
 const BAN_SECONDS_MAX: u64 = 315_360_000;
@@ -35,12 +35,13 @@ pub(super) async fn user(
     State(api): State<Api>,
     UserName(user): UserName,
 ) -> Result<Json, Problem> {
-    let ask = ApiAsk::User(user.clone());
-    let connections = api.ask_home(&user, ask, ASK_BYTES).await?;
-    let user_id = user.to_string();
+    let UserFacts { connections, ban } = api.ask_user(&user).await?;
+    let until = ban.flatten().map(Timestamp::from_unix_ms);
     Json::of(&User {
-        user_id,
+        user_id: user.to_string(),
         connections,
+        banned: ban.is_some(),
+        banned_until: until.map(|until| until.to_string()),
     })
 }
 
@@ -105,6 +106,7 @@ pub(super) async fn disconnect(
     body: Body,
 ) -> Result<Json, Problem> {
     let object = body.object_if_any()?;
+    object.only(&["code", "reason"])?;
     let code = match object.number("code", 0, u64::from(u16::MAX))? {
         None => Code::DisconnectedByApi.number(),
         Some(code) if matches!(code, 1000 | 4000..=4999) => code as u16,
@@ -152,6 +154,7 @@ pub(super) async fn ban(
     body: Body,
 ) -> Result<Json, Problem> {
     let object = body.object_if_any()?;
+    object.only(&["ttl_s"])?;
     let ttl_s = object.number("ttl_s", 1, BAN_SECONDS_MAX)?;
     let order = Order::Ban {
         user: user.clone(),

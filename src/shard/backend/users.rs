@@ -11,7 +11,7 @@
 //! is told by an error.
 
 use crate::address::{ConnectionRef, RoomKey};
-use crate::bus::{ApiAnswer, Ask, BusMessage, Refused};
+use crate::bus::{ApiAnswer, Ask, BusMessage, Refused, UserFacts};
 use crate::protocol::{Code, Event, MessageId, UserId};
 use crate::shard::Shard;
 use crate::shard::backend::refused;
@@ -29,11 +29,12 @@ impl Shard {
         Ok(ApiAnswer::Connections(connections.len() as u64))
     }
 
-    /// How many connections a user has.
-    pub(super) fn count_connections(&self, user: &UserId) -> Result<ApiAnswer, Refused> {
+    /// What is known of a user.
+    pub(super) fn user_facts(&self, user: &UserId) -> Result<ApiAnswer, Refused> {
         self.expect_users_home(user)?;
-        let connections = self.connections_of(user);
-        Ok(ApiAnswer::Connections(connections.len() as u64))
+        let connections = self.connections_of(user).len() as u64;
+        let ban = self.ban_of(user);
+        Ok(ApiAnswer::User(UserFacts { connections, ban }))
     }
 
     /// Puts each of a user's connections into a room.

@@ -179,6 +179,9 @@ def case_users(server):
     assert closed(bob) == (4321, "signed out")
     bob = server.client("bob")
     assert server.good("PUT", "/api/v1/users/bob/ban", {"ttl_s": 60}) == {"connections": 1}
+    banned = server.good("GET", "/api/v1/users/bob")
+    assert banned["banned"] is True and banned["banned_until"].endswith("Z"), banned
+    server.problem(400, "PUT", "/api/v1/users/bob/ban", {"ttl": 60}, code=4006)
     assert closed(bob)[0] == 4009
     bob = connect(f"ws://{server.listen}/ws?user_id=bob", legacy=True)
     assert closed(bob)[0] == 4009
