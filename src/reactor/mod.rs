@@ -67,6 +67,9 @@ const BUS_PART: usize = 32;
 /// How long a core sleeps at most while memory is short.
 const RELIEF_WAIT: Duration = Duration::from_millis(10);
 
+/// How often the log says that history is not kept.
+const LOSS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How often a core that has nobody left to drain looks whether the other cores have.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
 
@@ -198,6 +201,9 @@ pub struct Reactor {
     /// Connections on all cores. Written when one is accepted or closed, never for a message.
     open_everywhere: Arc<AtomicUsize>,
     memory: Arc<NodeMemory>,
+    /// How many records the store was not given, as the log says so far, and when it may say more.
+    lost_told: u64,
+    lost_told_at: Instant,
 }
 
 impl Reactor {
@@ -240,6 +246,8 @@ impl Reactor {
             snapshots: Vec::new(),
             open_everywhere,
             memory,
+            lost_told: 0,
+            lost_told_at: Instant::ORIGIN,
         })
     }
 
@@ -629,6 +637,18 @@ impl Reactor {
         {
             // The store outlives the cores.
             let _gone = link.send(records);
+        }
+        let lost = self.shard.metrics().store.lost;
+        if lost > self.lost_told && self.lapped_at >= self.lost_told_at {
+            let records = lost - self.lost_told;
+            let core = self.core.0;
+            tracing::error!(
+                core,
+                records,
+                "the disk is too far behind: records of history are not kept"
+            );
+            self.lost_told = lost;
+            self.lost_told_at = self.lapped_at + LOSS_INTERVAL;
         }
     }
 

@@ -195,6 +195,12 @@ impl HomeRoom {
         }
     }
 
+    /// Whether a publish under this id was accepted and is remembered.
+    pub fn has_accepted(&self, user: Option<&UserId>, message_id: &str) -> bool {
+        let accepted = self.accepted.as_ref();
+        accepted.is_some_and(|accepted| accepted.find(user, message_id).is_some())
+    }
+
     /// Remembers how far a user that is not here has read.
     pub fn restore_read(&mut self, user: &UserId, offset: u64) {
         let hasher = self.users.hasher();

@@ -64,6 +64,20 @@ impl Accepted {
         self.hasher.hash_one((user, id))
     }
 
+    /// The offset under which a publish was accepted, where it is remembered.
+    pub fn find(&self, user: Option<&UserId>, message_id: &str) -> Option<u64> {
+        let entry = |number: u32| self.entries.get(number.wrapping_sub(self.first) as usize);
+        let same = |number: &u32| {
+            entry(*number).is_some_and(|entry| {
+                entry.id.as_bytes() == message_id.as_bytes() && entry.user.as_ref() == user
+            })
+        };
+        let known = self
+            .index
+            .find(self.hash(user, message_id.as_bytes()), same)?;
+        entry(*known).map(|entry| entry.offset)
+    }
+
     /// Remembers a publish under the offset that it will get; the oldest goes where there are more
     /// than `keys_max`. Answers the offset under which the same publish was accepted within the
     /// window, if it was, and remembers nothing then.

@@ -116,13 +116,14 @@ pub(super) struct Keeping {
 impl Keeping {
     /// Brings everything to the disk, once all cores have ended. `lost` records were never handed
     /// over: the next start must not take what is kept for whole.
-    pub fn close(mut self, lost: u64) {
+    /// Says whether all of it is on disk.
+    pub fn close(mut self, lost: u64) -> bool {
         self.figures.admit_loss(lost);
-        if let Some(handle) = self.handle.take()
-            && !handle.stop()
-        {
+        let is_whole = self.handle.take().is_none_or(StoreHandle::stop);
+        if !is_whole {
             tracing::error!("history on disk is not whole; the log above says why");
         }
+        is_whole
     }
 
     /// Leaves it as it is: what cores have told clients may not have been handed over. The next

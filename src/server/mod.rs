@@ -19,7 +19,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -243,6 +243,13 @@ impl Server {
                 "the limit of {descriptors} open files leaves nothing for connections; raise it (ulimit -n)"
             ));
         }
+        if settings.store.is_some() {
+            // A file that may not grow is an error of that write (RLIMIT_FSIZE), not the end of the
+            // process, once there is a handler.
+            let ignored = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register(libc::SIGXFSZ, ignored)
+                .context("could not mask SIGXFSZ")?;
+        }
         let clock = match settings.store {
             // What was kept may be older than this process.
             Some(_) => Clock::with_past(PAST),
@@ -429,12 +436,15 @@ impl Server {
         if control.stop().is_err() {
             tracing::error!("the control plane panicked while it stopped");
         }
-        match (keeping.take(), &outcome) {
+        let is_kept = match (keeping.take(), &outcome) {
             (Some(keeping), Ok(metrics)) => keeping.close(metrics.store.lost),
-            // It may have told clients more than it has handed over.
-            (Some(keeping), Err(_)) => keeping.abandon(),
-            (None, _) => {}
-        }
+            (Some(keeping), Err(_)) => {
+                // It may have told clients more than it has handed over.
+                keeping.abandon();
+                false
+            }
+            (None, _) => true,
+        };
         let metrics = outcome?;
         let messages = metrics.ledger.account(Kind::Message);
         tracing::info!(
@@ -442,7 +452,7 @@ impl Server {
             pending = metrics.ledger.pending(),
             "drained"
         );
-        Ok(ExitCode::SUCCESS)
+        Ok(ExitCode::from(u8::from(!is_kept)))
     }
 }
 

@@ -435,7 +435,7 @@ impl Shard {
         {
             return self.refuse_room(&excess, room, peer, correlation_id);
         }
-        if self.refuses_for_store(room, publisher) {
+        if self.refuses_for_store((hash, room), publisher, message_id) {
             return;
         }
         let Some(home) = self.home_or_new(hash, room) else {

@@ -45,16 +45,16 @@ pub(super) fn code_of(unanswered: Unanswered) -> Code {
     match unanswered {
         Unanswered::Busy(_) => Code::OverCapacity,
         Unanswered::Gone(_) => Code::ServerDraining,
-        Unanswered::Late(_) => Code::BrokerUnavailable,
+        // Whether it was accepted is not known, which 4104 would say.
+        Unanswered::Late(_) => Code::UnknownError,
     }
 }
 
 /// A question without an answer as a problem.
 pub(super) fn unanswered(unanswered: Unanswered) -> Problem {
-    refused(Refused {
-        code: code_of(unanswered),
-        message: unanswered.to_string().into(),
-    })
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, unanswered.to_string())
+        .with_code(code_of(unanswered))
+        .with_header(header::RETRY_AFTER, RETRY_AFTER_S)
 }
 
 /// An answer to another question than was asked: a fault of ours.

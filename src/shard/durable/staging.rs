@@ -170,20 +170,29 @@ impl Shard {
         durable.is_some_and(|durable| durable.is_staged(home))
     }
 
-    /// Refuses a message where the disk does not keep up. Says whether it did.
+    /// Refuses a message where the disk does not keep up, unless it repeats one that was taken: that is
+    /// answered as the first is. Says whether it did.
     #[inline]
     pub(in crate::shard) fn refuses_for_store(
         &mut self,
-        room: &str,
+        (hash, room): (u64, &str),
         publisher: Publisher<'_>,
+        message_id: Option<&str>,
     ) -> bool {
         let now = self.now.mono;
         let durable = self.durable.as_ref();
-        let refuses = durable.is_some_and(|durable| durable.refuses(now));
-        if refuses {
-            self.refuse_unstored(room, publisher, NOT_TAKEN);
+        if !durable.is_some_and(|durable| durable.refuses(now)) {
+            return false;
         }
-        refuses
+        let home = self.homes.find(hash, room);
+        let home = home.and_then(|home| self.homes.get(home));
+        let user = publisher.sender().map(|sender| sender.user_id);
+        let is_repeat = |id| home.is_some_and(|home| home.room.has_accepted(user, id));
+        if message_id.is_some_and(is_repeat) {
+            return false;
+        }
+        self.refuse_unstored(room, publisher, NOT_TAKEN);
+        true
     }
 
     /// Accepts a message, and lets it wait for the disk.
