@@ -288,11 +288,11 @@ impl Plane {
             about,
             limits,
         });
-        let router = routes::router(access, scraper, readiness)
+        let router = routes::router(access.clone(), scraper, readiness)
             .merge(api::routes(api))
             .merge(dashboard::routes())
             .merge(watched);
-        let router = routes::with_fallbacks(router);
+        let router = routes::with_fallbacks(router, access);
         let thread = thread::Builder::new()
             .name("tidewheel-control".to_owned())
             .spawn(move || {

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, Request, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -23,6 +24,9 @@ use thiserror::Error;
 
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// How long the rest of an answer is waited for whose head has said all.
+const REST_MAX: Duration = Duration::from_millis(500);
 
 /// How long a connection is kept that nothing is sent over.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -118,13 +122,12 @@ pub(super) enum NoAnswer {
     Unreachable(String),
     /// There is one, and it is longer than is read.
     #[error("an answer of more than 64 KiB")]
-    TooLarge(StatusCode),
+    TooLarge,
 }
 
 /// What the backend answered.
 pub(super) struct Answered {
     pub status: StatusCode,
-    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -172,19 +175,41 @@ impl Endpoint {
         self.uri.host().unwrap_or_default()
     }
 
-    /// Sends JSON, signed with the time of now.
+    /// Sends JSON, signed with the time of now. The answer is read whole.
     pub(super) async fn post(&self, body: Bytes) -> Result<Answered, NoAnswer> {
-        match tokio::time::timeout(self.timeout, self.exchange(body)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(NoAnswer::TimedOut),
-        }
+        let exchange = async {
+            let answer = self.send(body).await?;
+            let (head, body) = answer.into_parts();
+            match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
+                Ok(body) => Ok(Answered {
+                    status: head.status,
+                    body: body.to_bytes(),
+                }),
+                Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                    Err(NoAnswer::TooLarge)
+                }
+                Err(error) => Err(NoAnswer::Unreachable(error.to_string())),
+            }
+        };
+        let answer = tokio::time::timeout(self.timeout, exchange).await;
+        answer.unwrap_or(Err(NoAnswer::TimedOut))
+    }
+
+    /// The same where the head of the answer says all. What follows it is read only so that the
+    /// connection can be used again, for a moment.
+    pub(super) async fn tell(&self, body: Bytes) -> Result<(StatusCode, HeaderMap), NoAnswer> {
+        let answer = tokio::time::timeout(self.timeout, self.send(body)).await;
+        let (head, body) = answer.unwrap_or(Err(NoAnswer::TimedOut))?.into_parts();
+        let rest = Limited::new(body, ANSWER_BYTES_MAX).collect();
+        let _of_no_matter = tokio::time::timeout(REST_MAX.min(self.timeout), rest).await;
+        Ok((head.status, head.headers))
     }
 
     #[allow(
         clippy::disallowed_methods,
         reason = "the control plane reads clocks, and the backend compares its own"
     )]
-    async fn exchange(&self, body: Bytes) -> Result<Answered, NoAnswer> {
+    async fn send(&self, body: Bytes) -> Result<Response<Incoming>, NoAnswer> {
         let mut request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
@@ -201,19 +226,7 @@ impl Endpoint {
         let request = request.body(Full::new(body));
         let request = request.map_err(|error| NoAnswer::Unreachable(error.to_string()))?;
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| NoAnswer::Unreachable(chain(&error)))?;
-        let (head, body) = answer.into_parts();
-        match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
-            Ok(body) => Ok(Answered {
-                status: head.status,
-                headers: head.headers,
-                body: body.to_bytes(),
-            }),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(NoAnswer::TooLarge(head.status))
-            }
-            Err(error) => Err(NoAnswer::Unreachable(error.to_string())),
-        }
+        answer.map_err(|error| NoAnswer::Unreachable(chain(&error)))
     }
 }
 

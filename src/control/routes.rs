@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
-use axum::response::IntoResponse;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::control::access::{Access, Scope};
@@ -25,11 +26,27 @@ pub(super) fn router(access: Access, scraper: Arc<Scraper>, readiness: Arc<Readi
         .route("/metrics", get(metrics).with_state((access, scraper)))
 }
 
-/// The router with problems for what leads nowhere: it has to have all its paths already.
-pub(super) fn with_fallbacks(router: Router) -> Router {
+/// The router with problems for what leads nowhere: it has to have all its paths already. Where keys are
+/// asked for, whoever shows none keeps no connection: one small request a minute would hold a place.
+pub(super) fn with_fallbacks(router: Router, access: Access) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(access, close_behind_strangers))
+}
+
+async fn close_behind_strangers(
+    State(access): State<Access>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_known = access.knows(request.headers());
+    let mut response = next.run(request).await;
+    if !is_known {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// The control plane runs; it says nothing about the cores.
@@ -38,7 +55,10 @@ async fn healthz() -> impl IntoResponse {
 }
 
 async fn readyz(State(readiness): State<Arc<Readiness>>) -> Result<impl IntoResponse, Problem> {
-    let unavailable = |detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+    let unavailable = |detail| {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        Err(problem.with_header(header::RETRY_AFTER, HeaderValue::from_static("1")))
+    };
     match readiness.phase() {
         Phase::Ready => Ok((PLAIN, "ready\n")),
         Phase::Starting => unavailable("the node is starting"),

@@ -40,14 +40,14 @@ pub(super) enum Lag {
 }
 
 impl Lag {
-    fn code(self) -> Code {
+    pub(super) fn code(self) -> Code {
         match self {
             Lag::Bytes => Code::SlowConsumerBytes,
             Lag::Age => Code::SlowConsumerAge,
         }
     }
 
-    fn cause(self) -> Eviction {
+    pub(super) fn cause(self) -> Eviction {
         match self {
             Lag::Bytes => Eviction::LagBytes,
             Lag::Age => Eviction::LagAge,

@@ -27,8 +27,13 @@ pub(super) enum Foreign {
 }
 
 /// Holds a request against the rules. `names` are those of `--admin-allow-host`; where the listener
-/// speaks TLS, `Host` is held by the certificate.
-pub(super) fn judge(headers: &HeaderMap, names: &[Box<str>], is_tls: bool) -> Result<(), Foreign> {
+/// speaks TLS, `Host` is held by the certificate. A request that changes something is nothing that a
+/// link may lead to.
+pub(super) fn judge(
+    headers: &HeaderMap,
+    names: &[Box<str>],
+    (is_tls, only_reads): (bool, bool),
+) -> Result<(), Foreign> {
     let host = only(headers, header::HOST).ok_or(Foreign::NoHost)?;
     let is_listed = |authority: &str| {
         let name = without_port(authority);
@@ -52,7 +57,9 @@ pub(super) fn judge(headers: &HeaderMap, names: &[Box<str>], is_tls: bool) -> Re
     }
     match headers.get("sec-fetch-site").map(|site| site.as_bytes()) {
         // A link on a page of strangers may lead to a page here, and to nothing else.
-        Some(b"cross-site" | b"same-site") if !is_navigation(headers) => Err(Foreign::Page),
+        Some(b"cross-site" | b"same-site") if !(only_reads && is_navigation(headers)) => {
+            Err(Foreign::Page)
+        }
         _ => Ok(()),
     }
 }
@@ -97,7 +104,7 @@ mod tests {
             let name: HeaderName = name.parse().unwrap();
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        judge(&headers, &["admin.example".into()], is_tls)
+        judge(&headers, &["admin.example".into()], (is_tls, true))
     }
 
     #[test]

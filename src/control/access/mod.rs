@@ -18,7 +18,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{FromRef, FromRequestParts};
@@ -112,7 +112,7 @@ impl Access {
             return Ok(None);
         };
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| {
+        let read = open(path).and_then(|file| {
             let bytes_max = KEY_FILE_BYTES_MAX as u64 + 1;
             file.take(bytes_max).read_to_end(&mut bytes)
         });
@@ -131,6 +131,14 @@ impl Access {
     pub fn replace(&self, keys: Option<ApiKeys>) {
         let mut place = self.0.keys.write().unwrap_or_else(PoisonError::into_inner);
         *place = keys.map(Arc::new);
+    }
+
+    /// Whether a request shows a key, good for whatever; true where none is asked for.
+    pub(super) fn knows(&self, headers: &HeaderMap) -> bool {
+        let keys = self.0.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            |keys: &Arc<ApiKeys>| bearer(headers).is_some_and(|it| keys.caller(it).is_some());
+        keys.as_ref().is_none_or(known)
     }
 
     /// Who was refused, and why: for scrapes.
@@ -158,13 +166,14 @@ impl Access {
         let keys = keys.as_ref().map(Arc::clone);
         match keys {
             Some(keys) => self.by_key(&keys, headers, scope),
-            None => self.without_key(headers),
+            None => self.without_key(headers, scope),
         }
     }
 
-    fn without_key(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    fn without_key(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, Problem> {
         let settings = &self.0.settings;
-        let foreign = match browser::judge(headers, &settings.hosts, settings.is_tls) {
+        let way = (settings.is_tls, scope == Scope::Read);
+        let foreign = match browser::judge(headers, &settings.hosts, way) {
             Ok(()) => return Ok(self.0.local.clone()),
             Err(foreign) => foreign,
         };
@@ -247,6 +256,15 @@ impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Access").field(&self.0.settings).finish()
     }
+}
+
+/// Opens a file that is one: a pipe would be waited for.
+fn open(path: &Path) -> io::Result<File> {
+    if std::fs::metadata(path)?.is_file() {
+        return File::open(path);
+    }
+    let error = "it is no regular file; put the keys into one";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// The key in the one `Authorization` field, where it is a bearer's.

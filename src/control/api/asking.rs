@@ -1,9 +1,11 @@
 //! Asking cores, and what becomes of a refusal over HTTP.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Api;
 use crate::address::CoreId;
@@ -16,6 +18,9 @@ pub(super) const ASK_BYTES: usize = 256;
 
 /// How long callers are asked to wait before they try again, in seconds.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+
+/// How long a core that has too much to do is left alone.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A refusal as a problem.
 pub(super) fn refused(refused: Refused) -> Problem {
@@ -89,12 +94,39 @@ impl Api {
         }
     }
 
+    /// Asks one core again and again where it has too much to do: others have said yes, and it would be
+    /// done by half.
+    async fn ask_patiently(
+        &self,
+        core: CoreId,
+        ask: &ApiAsk,
+        weight: usize,
+    ) -> Result<ApiAnswer, Problem> {
+        let until = Instant::now() + self.limits.answer_timeout;
+        loop {
+            let answer = self.switchboard.ask(core, ask.clone(), weight).await;
+            let is_busy = match &answer {
+                Ok(ApiAnswer::Refused(refused)) => refused.code == Code::OverCapacity,
+                Ok(_) => false,
+                Err(error) => matches!(error, Unanswered::Busy(_)),
+            };
+            if !is_busy || Instant::now() >= until {
+                return match answer {
+                    Ok(ApiAnswer::Refused(refusal)) => Err(refused(refusal)),
+                    Ok(answer) => Ok(answer),
+                    Err(error) => Err(unanswered(error)),
+                };
+            }
+            sleep(BUSY_PAUSE).await;
+        }
+    }
+
     /// Asks every core the same at the same time; how many connections it reaches in all.
     pub(super) async fn ask_all(&self, ask: &ApiAsk, weight: usize) -> Result<u64, Problem> {
         let mut asked = JoinSet::new();
         for core in self.all_cores() {
             let (api, ask) = (self.clone(), ask.clone());
-            asked.spawn(async move { api.ask(core, ask, weight).await });
+            asked.spawn(async move { api.ask_patiently(core, &ask, weight).await });
         }
         let (mut connections, mut problem) = (0, None);
         while let Some(answer) = asked.join_next().await {

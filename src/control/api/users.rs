@@ -64,7 +64,7 @@ pub(super) async fn join(
     let who = user.clone();
     let ask = ApiAsk::Join { user: who, room };
     let connections = api.ask_home(&user, ask, ASK_BYTES).await?;
-    tracing::info!(key = %caller.name, %user, room = name, connections, "api: join");
+    tracing::info!(key = %caller.name, user = user.to_string(), room = name, connections, "api: join");
     Json::of(&Connections { connections })
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn leave(
     let who = user.clone();
     let ask = ApiAsk::Leave { user: who, room };
     let connections = api.ask_home(&user, ask, ASK_BYTES).await?;
-    tracing::info!(key = %caller.name, %user, room = name, connections, "api: leave");
+    tracing::info!(key = %caller.name, user = user.to_string(), room = name, connections, "api: leave");
     Json::of(&Connections { connections })
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn disconnect(
         reason,
     };
     let connections = api.order(&order).await?;
-    tracing::info!(key = %caller.name, %user, code, connections, "api: disconnect");
+    tracing::info!(key = %caller.name, user = user.to_string(), code, connections, "api: disconnect");
     Json::of(&Connections { connections })
 }
 
@@ -161,7 +161,7 @@ pub(super) async fn ban(
         lasts: ttl_s.map(Duration::from_secs),
     };
     let connections = api.order(&order).await?;
-    tracing::info!(key = %caller.name, %user, ttl_s, connections, "api: ban");
+    tracing::info!(key = %caller.name, user = user.to_string(), ttl_s, connections, "api: ban");
     Json::of(&Connections { connections })
 }
 
@@ -181,6 +181,6 @@ pub(super) async fn unban(
 ) -> Result<Json, Problem> {
     let who = user.clone();
     let connections = api.order(&Order::Unban { user: who }).await?;
-    tracing::info!(key = %caller.name, %user, "api: unban");
+    tracing::info!(key = %caller.name, user = user.to_string(), "api: unban");
     Json::of(&Connections { connections })
 }

@@ -96,11 +96,9 @@ impl Courier {
     }
 
     async fn attempt(&self, body: Bytes) -> Attempt {
-        let (status, headers) = match self.endpoint.post(body).await {
-            Ok(answer) => (answer.status, answer.headers),
-            // Whatever it goes on about, it said what it thinks.
-            Err(NoAnswer::TooLarge(status)) => (status, HeaderMap::new()),
-            Err(NoAnswer::TimedOut) => {
+        let (status, headers) = match self.endpoint.tell(body).await {
+            Ok(answer) => answer,
+            Err(NoAnswer::TooLarge | NoAnswer::TimedOut) => {
                 self.complain(&"no answer within --webhook-timeout");
                 return Attempt::Failed(Failure::TimedOut, None);
             }

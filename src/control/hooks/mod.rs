@@ -383,6 +383,10 @@ impl Desk {
             }
             Outcome::GivenUp => Loss::GivenUp,
         };
+        if told.first().is_some_and(|starts| *starts > 0) {
+            // The first that the backend hears of this epoch, whenever that is.
+            self.queue.begin_again(unix_ms());
+        }
         // What it said of earlier losses is counted already.
         let changes = told.iter().skip(3).sum();
         self.counters.count_loss(loss, changes);

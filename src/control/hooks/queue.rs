@@ -61,6 +61,14 @@ impl Queue {
         gone
     }
 
+    /// Puts the start of the epoch first: what told it did not arrive.
+    pub(super) fn begin_again(&mut self, unix_ms: u64) {
+        let what = What::NodeStarted;
+        let start = Event { unix_ms, what };
+        self.bytes += start.bytes();
+        self.events.push_front(start);
+    }
+
     /// Takes note of events that were lost elsewhere.
     pub(super) fn lose(&mut self, count: u64) {
         self.dropped += count;

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRef, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Frame;
@@ -73,11 +74,16 @@ pub(in crate::control) fn routes(access: Access, live: Arc<Live>) -> Router {
 async fn watch(
     Granted(caller, ..): Granted<Reading>,
     State(Doors { access, live }): State<Doors>,
-    Query(Since { since }): Query<Since>,
+    since: Result<Query<Since>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Ok(Query(Since { since })) = since else {
+        let detail = "since is no time of a point: a whole number of milliseconds";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    };
     let Ok(place) = Arc::clone(&live.places).try_acquire_owned() else {
         let detail = format!("{WATCHERS_MAX} watch already; close a dashboard, or try again later");
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        return Err(problem.with_header(header::RETRY_AFTER, HeaderValue::from_static("5")));
     };
     // One that waits: whoever does not read holds two events, no more.
     let (sender, receiver) = mpsc::channel(1);

@@ -99,7 +99,7 @@ impl Backend {
                 self.complain(&"no answer within --auth-webhook-timeout");
                 Answer::none(Outcome::TimedOut, true)
             }
-            Err(NoAnswer::TooLarge(_)) => {
+            Err(NoAnswer::TooLarge) => {
                 tracing::warn!("the authentication webhook's answer is longer than 64 KiB");
                 Answer::none(Outcome::TooLarge, false)
             }

@@ -15,6 +15,7 @@ use crate::bus::{ApiAnswer, Ask, BusMessage, Refused, UserFacts};
 use crate::protocol::{Code, Event, MessageId, UserId};
 use crate::shard::Shard;
 use crate::shard::backend::refused;
+use crate::shard::closing::Lag;
 
 impl Shard {
     /// Sends a message to each of a user's connections.
@@ -87,9 +88,23 @@ impl Shard {
         Err(refused(Code::UnknownError, message))
     }
 
+    /// The connection that the backend wants something of, unless it is gone. One that has not taken
+    /// what it was told before goes: it cannot be paused, because it is not the one who asks.
+    fn ordered(&mut self, connection: ConnectionRef) -> Option<u32> {
+        let index = self.resolve(connection).filter(|i| self.is_native(*i))?;
+        let queue = self.connections.get(index)?.queue.as_ref();
+        let answers = queue.map_or(0, |queue| queue.answer_bytes());
+        if answers <= self.relief.answer_bytes_max {
+            return Some(index);
+        }
+        self.metrics.connections.evicted.count(Lag::Bytes.cause());
+        self.close_with(index, Lag::Bytes.code());
+        None
+    }
+
     /// At the connection's core: the backend puts it into a room.
     pub(in crate::shard) fn enlist(&mut self, connection: ConnectionRef, room: &RoomKey) {
-        let Some(index) = self.resolve(connection).filter(|i| self.is_native(*i)) else {
+        let Some(index) = self.ordered(connection) else {
             return;
         };
         let info = self.info_of(index);
@@ -114,7 +129,7 @@ impl Shard {
     /// At the connection's core: the backend takes it out of a room. It is told also where it was not
     /// in.
     pub(in crate::shard) fn expel(&mut self, connection: ConnectionRef, room: &RoomKey) {
-        let Some(index) = self.resolve(connection).filter(|i| self.is_native(*i)) else {
+        let Some(index) = self.ordered(connection) else {
             return;
         };
         if self.is_subscribed(index, room.name()) {
