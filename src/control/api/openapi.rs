@@ -231,7 +231,7 @@ mod tests {
             .iter()
             .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |m| (path, m)))
             .collect();
-        assert_eq!(calls.len(), 14);
+        assert_eq!(calls.len(), 15);
         for (path, method) in calls {
             let operation = &json["paths"][path][method];
             assert!(operation["security"][0]["api_key"][0].is_string(), "{path}");
