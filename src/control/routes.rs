@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::control::access::{Access, Scope};
-use crate::control::api::bad_name;
+use crate::control::api::{bad_name, shortened};
 use crate::control::problem::Problem;
 use crate::control::readiness::{Phase, Readiness};
 use crate::control::scrape::Scraper;
@@ -96,7 +96,10 @@ async fn unknown_path(uri: Uri) -> Problem {
     }
     Problem::new(
         StatusCode::NOT_FOUND,
-        "this listener has nothing at that path",
+        format!(
+            "this listener has nothing at {}; /api/openapi.json says what it has",
+            shortened(uri.path())
+        ),
     )
 }
 

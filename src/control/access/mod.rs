@@ -216,8 +216,12 @@ impl Access {
             return refuse(Refusal::NoKey, detail, "Bearer realm=\"tidewheel\"");
         }
         let Some(caller) = bearer(headers).and_then(|key| keys.caller(key)) else {
-            let detail = "this is none of the API keys of this server; send Authorization: Bearer \
-                          KEY with a key whose line is in its --api-key-file";
+            let detail = if is_bare_key(headers) {
+                "the word Bearer is missing before the key: send Authorization: Bearer KEY"
+            } else {
+                "this is none of the API keys of this server; send Authorization: Bearer KEY with a \
+                 key whose line is in its --api-key-file"
+            };
             let challenge = "Bearer realm=\"tidewheel\", error=\"invalid_token\"";
             return refuse(Refusal::BadKey, detail, challenge);
         };
@@ -280,6 +284,14 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
         return None;
     }
     Some(key.trim_ascii()).filter(|key| key.len() <= keys::KEY_BYTES_MAX)
+}
+
+/// Whether the one `Authorization` field holds a single word that looks like a key of ours.
+fn is_bare_key(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, more) = (values.next(), values.next());
+    let value = value.map_or(&b""[..], |value| value.as_bytes().trim_ascii());
+    more.is_none() && value.starts_with(KEY_PREFIX.as_bytes()) && !value.contains(&b' ')
 }
 
 /// A scope as a type, for the argument of a handler.

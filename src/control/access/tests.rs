@@ -80,6 +80,12 @@ fn what_is_no_key_is_refused_and_counted() {
         );
     }
     assert_eq!(access.refusals().of(Refusal::BadKey), bad.len() as u64);
+    for (value, hint) in [(OPS.to_owned(), true), (format!("Bearer {OPS}x"), false)] {
+        let problem = access.admit(&with(&[&value]), Scope::Read).unwrap_err();
+        let text = format!("{problem:?}");
+        assert_eq!(text.contains("the word Bearer is missing"), hint, "{text}");
+        assert!(!text.contains(OPS), "{text}");
+    }
 }
 
 #[test]

@@ -99,26 +99,64 @@ impl Body {
         if text.is_empty() {
             return Err(malformed("a body is missing: send a JSON object"));
         }
-        Object::read(text, "the body")
+        Object::read(text, None)
     }
 
     /// The same, where there need not be one.
     pub(super) fn object_if_any(&self) -> Result<Object<'_>, Problem> {
         if self.0.is_empty() {
-            return Ok(Object(Vec::new()));
+            return Ok(Object::default());
         }
         self.object()
     }
 }
 
+/// Characters of a value that a problem names.
+const SHOWN_CHARS_MAX: usize = 100;
+
+/// The beginning of `text`, for a problem to name it.
+pub(in crate::control) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default())),
+    }
+}
+
 /// The members of a JSON object, each as it stands in the text.
-pub(super) struct Object<'a>(Vec<Member<'a>>);
+#[derive(Default)]
+pub(super) struct Object<'a> {
+    members: Vec<Member<'a>>,
+    /// Its place where it is one of a batch's messages.
+    place: Option<usize>,
+}
 
 impl<'a> Object<'a> {
-    /// Reads `text`, which is called `what` in problems.
-    pub(super) fn read(text: &'a str, what: &str) -> Result<Object<'a>, Problem> {
-        let bad = |bad: BadObject| malformed(format!("{what} is not such an object: {bad}"));
-        members(text).map(Object).map_err(bad)
+    /// Reads `text`, which is the body, or the element at `place` of its messages.
+    pub(super) fn read(text: &'a str, place: Option<usize>) -> Result<Object<'a>, Problem> {
+        match members(text) {
+            Ok(members) => Ok(Object { members, place }),
+            Err(bad) => {
+                let what = match place {
+                    None => "the body".to_owned(),
+                    Some(place) => format!("messages[{place}]"),
+                };
+                let fault = match bad {
+                    BadObject::Repeated => "has",
+                    BadObject::NotJson(_) | BadObject::NameNotUnicode { .. } => {
+                        "is not a JSON object:"
+                    }
+                };
+                Err(malformed(format!("{what} {fault} {bad}")))
+            }
+        }
+    }
+
+    /// What is wrong with a member, and in a batch with whose.
+    pub(super) fn fault(&self, detail: &str) -> Problem {
+        match self.place {
+            None => malformed(detail.to_owned()),
+            Some(place) => malformed(format!("messages[{place}]: {detail}")),
+        }
     }
 
     /// That no member is there but these: where each may be left out, a misspelt one would be taken for
@@ -136,23 +174,28 @@ impl<'a> Object<'a> {
 
     /// A member's value as it stands in the text.
     pub(super) fn value(&self, name: &str) -> Option<&'a str> {
-        let found = self.0.iter().find(|member| member.name == name);
+        let found = self.members.iter().find(|member| member.name == name);
         found.map(|member| member.value)
     }
 
     /// A member that has to be there.
     pub(super) fn needed(&self, name: &str) -> Result<&'a str, Problem> {
-        let missing = || malformed(format!("the member {name} is missing"));
+        let missing = || self.fault(&format!("the member {name} is missing"));
         self.value(name).ok_or_else(missing)
     }
 
     /// A member that is a text, where it is there.
     pub(super) fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, Problem> {
-        let wrong = || malformed(format!("{name} is not a text"));
-        let value = self.value(name);
-        value
-            .map(|value| string(value).ok_or_else(wrong))
-            .transpose()
+        let read = |value: &'a str| {
+            let wrong = || {
+                let shown = shortened(value);
+                self.fault(&format!(
+                    "{name} is {shown}, and has to be a text in quotes"
+                ))
+            };
+            string(value).ok_or_else(wrong)
+        };
+        self.value(name).map(read).transpose()
     }
 
     /// A member that is a whole number from `min` to `max`, where it is there.
@@ -162,8 +205,9 @@ impl<'a> Object<'a> {
         };
         match whole(value) {
             Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
-            _ => Err(malformed(format!(
-                "{name} has to be a whole number from {min} to {max}"
+            _ => Err(self.fault(&format!(
+                "{name} is {}, and has to be a whole number from {min} to {max}",
+                shortened(value)
             ))),
         }
     }
@@ -171,10 +215,14 @@ impl<'a> Object<'a> {
     /// The idempotency key.
     pub(super) fn message_id(&self) -> Result<Option<Cow<'a, str>>, Problem> {
         let id = self.text("message_id")?;
-        if id.as_deref().is_some_and(|id| !is_key(id)) {
-            return Err(malformed("message_id has to have 1 to 64 bytes"));
+        match id.as_deref().filter(|id| !is_key(id)) {
+            None => Ok(id),
+            Some(bad) => Err(self.fault(&format!(
+                "message_id is {:?} with {} bytes, and has to have 1 to 64 bytes",
+                shortened(bad),
+                bad.len()
+            ))),
         }
-        Ok(id)
     }
 }
 
@@ -240,6 +288,25 @@ mod tests {
         assert!(object.number("n", 0, 9).is_err() && object.number("f", 0, 9).is_err());
         assert_eq!(object.number("w", 0, 9), Ok(Some(1)));
         assert!(object.text("t").is_err() && object.needed("payload").is_err());
+    }
+
+    #[test]
+    fn a_problem_names_the_value_and_whose_it_is() {
+        let detail = |problem: Problem| format!("{problem:?}");
+        let long = format!(r#"{{"ttl_s":"{}"}}"#, "é".repeat(500));
+        let object = Object::read(&long, None).unwrap();
+        let found = detail(object.number("ttl_s", 1, 9).unwrap_err());
+        let shown = format!("{}…, and has to be a whole", "é".repeat(99));
+        assert!(found.contains(&shown), "{found}");
+        let object = Object::read(r#"{"message_id":7}"#, Some(3)).unwrap();
+        let found = detail(object.message_id().unwrap_err());
+        let expected = "messages[3]: message_id is 7, and has to be a text in quotes";
+        assert!(found.contains(expected), "{found}");
+        let found = detail(object.needed("payload").unwrap_err());
+        assert!(found.contains("messages[3]: the member payload is missing"));
+        let found = |text| detail(Object::read(text, None).err().unwrap());
+        assert!(found("[]").contains("the body is not a JSON object: "));
+        assert!(found(r#"{"a":1,"a":1}"#).contains("the body has two members with the same name"));
     }
 
     #[test]

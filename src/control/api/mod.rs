@@ -34,6 +34,7 @@ use crate::bus::Durability;
 use crate::control::node::Node;
 use crate::control::{Access, Cores, Limits, Readiness, Switchboard};
 
+pub(super) use body::shortened;
 pub(super) use names::bad_name;
 
 /// What the API tells of the node, and holds requests against, that no core has to be asked for.

@@ -7,7 +7,7 @@ use axum::extract::State;
 use tokio::task::JoinSet;
 
 use super::asking::{code_of, misunderstood, no_user, refused};
-use super::body::{Body, Object, malformed};
+use super::body::{Body, Object, malformed, shortened};
 use super::names::{RoomName, UserName};
 use super::schema::{Batch, BatchResults, Connections, Payload, Publish, Published};
 use super::{Api, Json};
@@ -153,12 +153,13 @@ fn posts(api: &Api, messages: &str) -> Result<Vec<Post>, Problem> {
         )));
     }
     let post = |(place, message): (usize, &&str)| {
-        let object = Object::read(message, &format!("messages[{place}]"))?;
-        let room = string(object.needed("room")?).filter(|room| is_room_name(room));
+        let object = Object::read(message, Some(place))?;
+        let given = object.needed("room")?;
+        let room = string(given).filter(|room| is_room_name(room));
         let room = room.ok_or_else(|| {
-            malformed(format!(
-                "the room of messages[{place}] is not a room name: 1 to 255 bytes without control \
-                 characters"
+            object.fault(&format!(
+                "room is {}, and no room name: a text of 1 to 255 bytes without control characters",
+                shortened(given)
             ))
         })?;
         api.post(&room, &object)
