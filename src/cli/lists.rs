@@ -1,5 +1,6 @@
 //! Values that are lists, with commas between their entries; and URLs.
 
+use axum::http::Uri;
 use thiserror::Error;
 
 use crate::gate::{Action, Actions, BadOrigin, Origins};
@@ -36,6 +37,9 @@ pub enum ListError {
     /// Not a URL that can be asked.
     #[error("not a URL; write http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH")]
     NotAUrl,
+    /// A URL without its beginning.
+    #[error("the scheme is missing; write http://{0} or https://{0}")]
+    NoScheme(String),
 }
 
 /// Names of hosts, in lower case.
@@ -142,7 +146,12 @@ pub(super) fn node_name(text: &str) -> Result<String, ListError> {
 
 /// Reads the URL of a webhook.
 pub(super) fn webhook_url(text: &str) -> Result<String, ListError> {
-    let uri: axum::http::Uri = text.parse().map_err(|_| ListError::NotAUrl)?;
+    // A path alone is no URL that lacks a beginning, and credentials are not repeated.
+    let lacks_scheme = !text.contains("://") && !text.starts_with('/') && !text.contains('@');
+    if lacks_scheme && format!("http://{text}").parse::<Uri>().is_ok() {
+        return Err(ListError::NoScheme(text.to_owned()));
+    }
+    let uri: Uri = text.parse().map_err(|_| ListError::NotAUrl)?;
     let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
     let has_host = uri.host().is_some_and(|host| !host.is_empty());
     // Credentials in a URL would show in the process list.
@@ -197,9 +206,16 @@ mod tests {
         ] {
             assert_eq!(webhook_url(good), Ok(good.to_owned()));
         }
+        for bare in [
+            "auth.example.com",
+            "auth.example.com/events",
+            "localhost:9/a",
+        ] {
+            let missing = ListError::NoScheme(bare.into());
+            assert_eq!(webhook_url(bare), Err(missing), "{bare}");
+        }
         for bad in [
             "",
-            "auth.example.com",
             "/auth",
             "ftp://a/",
             "http://",

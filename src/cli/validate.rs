@@ -36,6 +36,7 @@ pub fn conflicts(options: &Options) -> Vec<Conflict> {
         events_for_nobody(options),
         batch_above_queue(options),
         admin_on_open_address(options),
+        metrics_open_already(options),
         unpaired_certificates(options),
         two_kinds_of_certificates(options),
         half_an_admin_certificate(options),
@@ -228,13 +229,29 @@ fn admin_on_open_address(options: &Options) -> Option<Conflict> {
     })
 }
 
+fn metrics_open_already(options: &Options) -> Option<Conflict> {
+    let admin = &options.admin;
+    (admin.metrics_open && admin.api_key_file.is_none()).then(|| {
+        let problem =
+            "--metrics-open is for a listener that asks for keys, and this one asks for none; \
+                       add --api-key-file, or take --metrics-open out (a scraper that calls the \
+                       listener by a name needs that in --admin-allow-host)"
+                .to_owned();
+        Conflict::new(&["metrics-open", "api-key-file"], problem)
+    })
+}
+
 fn unpaired_certificates(options: &Options) -> Option<Conflict> {
     let (certificates, keys) = (options.tls.tls_cert.len(), options.tls.tls_key.len());
     (certificates != keys).then(|| {
-        let problem = format!(
-            "--tls-cert is given {certificates} times and --tls-key {keys} times; give one key for \
-             each certificate, in the same order"
-        );
+        let problem = match (certificates, keys) {
+            (1, 0) => "--tls-cert is given without its key; add --tls-key".to_owned(),
+            (0, 1) => "--tls-key is given without its certificate; add --tls-cert".to_owned(),
+            _ => format!(
+                "there are {certificates} of --tls-cert and {keys} of --tls-key; give one key for \
+                 each certificate, in the same order"
+            ),
+        };
         Conflict::new(&["tls-cert", "tls-key"], problem)
     })
 }
@@ -423,7 +440,7 @@ mod tests {
     #[test]
     fn each_rule_is_broken_by_its_own_flags_alone() {
         type Case = (fn(&mut Options), &'static str);
-        let cases: [Case; 27] = [
+        let cases: [Case; 28] = [
             (|o| o.listeners.admin_listen = o.listeners.listen, "listen"),
             (
                 |o| o.listeners.listen = "0.0.0.0:1".parse().unwrap(),
@@ -443,6 +460,7 @@ mod tests {
                 |o| o.listeners.admin_listen = "[::]:1".parse().unwrap(),
                 "admin-listen",
             ),
+            (|o| o.admin.metrics_open = true, "metrics-open"),
             (|o| o.authentication.auth = AuthMethod::Jwt, "auth"),
             (
                 |o| o.authentication.jwt_secret = Some(Secret::new("x")),
