@@ -55,7 +55,8 @@ impl Folder {
             _lock: lock,
             mark,
         };
-        folder.finish_repair()?;
+        let finished = folder.finish_repair();
+        finished.map_err(|error| StoreError::file(path, error))?;
         Ok(folder)
     }
 

@@ -57,6 +57,8 @@ pub(super) fn spawn(
         retry: None,
         has_lost: false,
     };
+    // What is there counts before anything comes.
+    keeper.tell();
     let body = move || keeper.run();
     let thread = thread::Builder::new().name("store".into()).spawn(body)?;
     Ok(StoreHandle { stop, thread })

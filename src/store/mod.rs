@@ -74,6 +74,10 @@ pub struct StoreSettings {
 /// Memory in which records may wait while the disk fails, unless set otherwise.
 pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What to do about a folder that the system does not let us write in.
+pub const FOLDER_ADVICE: &str =
+    "give it to the user that the server runs as, or name another directory";
+
 /// Why a folder cannot be used. The text says what to do.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -114,7 +118,7 @@ pub enum StoreError {
         found: u32,
     },
     /// A file or folder cannot be used.
-    #[error("cannot use {path}: {error}", path = .path.display())]
+    #[error("cannot use {path}: {error}; {FOLDER_ADVICE}", path = .path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -144,9 +148,18 @@ impl StoreError {
     }
 
     fn database(folder: &Folder, error: &rusqlite::Error) -> StoreError {
+        use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
+        let is_kept_out = matches!(
+            error.sqlite_error_code(),
+            Some(CannotOpen | PermissionDenied | ReadOnly)
+        );
+        let advice = match is_kept_out {
+            true => format!("; {FOLDER_ADVICE}"),
+            false => String::new(),
+        };
         StoreError::Database {
             path: folder.database(),
-            error: error.to_string(),
+            error: format!("{error}{advice}"),
         }
     }
 }
@@ -265,9 +278,13 @@ impl Store {
 /// Opens the database, for this user alone.
 fn open_database(folder: &Folder) -> rusqlite::Result<Database> {
     // SQLite gives its journal the mode of the file.
-    folder::open_private(&folder.database()).map_err(|_| {
+    folder::open_private(&folder.database()).map_err(|error| {
+        let answer = match error {
+            StoreError::File { error, .. } => error.to_string(),
+            other => other.to_string(),
+        };
         let cannot = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
-        rusqlite::Error::SqliteFailure(cannot, Some("the file cannot be opened".into()))
+        rusqlite::Error::SqliteFailure(cannot, Some(answer))
     })?;
     Database::open(&folder.database())
 }

@@ -285,6 +285,36 @@ fn a_folder_is_open_once_and_ours() {
 }
 
 #[test]
+fn what_is_there_counts_before_anything_comes() {
+    use crate::metrics::exposition::{Exposition, Format, Source};
+    let scratch = Scratch::new("gauges");
+    let (mut store, _) = Running::open(settings(scratch.path(), Durability::Async));
+    store.send(vec![message("r", 1, 1, 0), message("r", 1, 2, 0)]);
+    store.settle();
+    assert!(store.stop());
+    let (store, _) = Running::open(settings(scratch.path(), Durability::Async));
+    let mut out = Exposition::new(Format::Prometheus);
+    store.figures.write(&mut out);
+    let text = out.finish();
+    assert!(text.contains("\ntidewheel_store_rooms 1\n"), "{text}");
+    assert!(text.contains("\ntidewheel_store_messages 2\n"), "{text}");
+    assert!(!text.contains("\ntidewheel_store_disk_bytes 0\n"), "{text}");
+    assert!(store.stop());
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named_with_the_systems_answer_and_what_to_do() {
+    let file = std::env::current_exe().unwrap();
+    let folder = file.join("data");
+    let open = Store::open(settings(&folder, Durability::Async), NOW).map(|_| ());
+    let told = open.unwrap_err().to_string();
+    let begins = format!("cannot use {}: ", folder.display());
+    assert!(told.starts_with(&begins), "{told}");
+    assert!(told.contains("Not a directory"), "{told}");
+    assert!(told.ends_with(FOLDER_ADVICE), "{told}");
+}
+
+#[test]
 fn files_are_this_users_alone() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new("modes");

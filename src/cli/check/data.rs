@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::cli::units::{ByteSize, GIB};
+use crate::store::FOLDER_ADVICE;
 
 /// Kinds of file systems over a network: what they say of `fsync`, and of locks, is not always so.
 const NETWORK: [&str; 10] = [
@@ -37,8 +38,7 @@ pub(super) fn examine(folder: &Path, root: &Path) -> Result<Vec<String>, String>
     let place = existing(folder);
     probe(&place).map_err(|error| {
         format!(
-            "--data-dir {shown}: cannot write in {}: {error}; give it to the user that the server \
-             runs as, or name another directory",
+            "--data-dir {shown}: cannot write in {}: {error}; {FOLDER_ADVICE}",
             place.display()
         )
     })?;
