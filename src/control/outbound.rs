@@ -135,6 +135,8 @@ pub(super) struct Answered {
 pub(super) struct Endpoint {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
+    /// Scheme, name and port.
+    origin: String,
     timeout: Duration,
     secret: Option<hmac::Key>,
 }
@@ -164,15 +166,16 @@ impl Endpoint {
             .build(connector);
         Ok(Endpoint {
             client,
+            origin: origin(&uri),
             uri,
             timeout: settings.timeout,
             secret: secret(settings)?,
         })
     }
 
-    /// The backend's name. The rest of its URL may have a key in it.
-    pub(super) fn host(&self) -> &str {
-        self.uri.host().unwrap_or_default()
+    /// The backend's scheme, name and port. The rest of its URL may have a key in it.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// Sends JSON, signed with the time of now. The answer is read whole.
@@ -228,6 +231,14 @@ impl Endpoint {
         let answer = self.client.request(request).await;
         answer.map_err(|error| NoAnswer::Unreachable(chain(&error)))
     }
+}
+
+/// The parts of a URL that hold no secret.
+fn origin(uri: &Uri) -> String {
+    let (scheme, host) = (uri.scheme_str().unwrap_or("http"), uri.host());
+    let usual = if scheme == "https" { 443 } else { 80 };
+    let port = uri.port_u16().unwrap_or(usual);
+    format!("{scheme}://{}:{port}", host.unwrap_or_default())
 }
 
 /// An error with what brought it about, down to the system's own word.
@@ -318,6 +329,17 @@ mod tests {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, b"0123456789abcdef");
         // printf '1800000000.{}' | openssl dgst -sha256 -hmac 0123456789abcdef
         assert_eq!(signature(&secret, 1_800_000_000, b"{}"), EXPECTED);
+    }
+
+    #[test]
+    fn a_backend_is_named_without_what_may_be_secret() {
+        for (url, named) in [
+            ("https://a.example/hook/k3y?t=1", "https://a.example:443"),
+            ("http://u:p@a.example", "http://a.example:80"),
+            ("http://[::1]:8080/x", "http://[::1]:8080"),
+        ] {
+            assert_eq!(origin(&url.parse().unwrap()), named);
+        }
     }
 
     const EXPECTED: &str =

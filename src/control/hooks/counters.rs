@@ -159,9 +159,9 @@ impl Source for Counters {
         }
         let help = "Changes that wait in case their opposite comes.";
         out.gauge("tidewheel_hook_waiting", help, read(&self.waiting));
-        let help = "Events that wait for the backend.";
+        let help = "Events that wait for the backend, with those on the way to it.";
         out.gauge("tidewheel_hook_queue_events", help, read(&self.queued));
-        let help = "Memory of events that wait for the backend.";
+        let help = "Memory of events that wait for the backend, or are on the way to it.";
         out.gauge("tidewheel_hook_queue_bytes", help, read(&self.queued_bytes));
         let help = "Whether the last request with events failed.";
         out.gauge("tidewheel_hook_failing", help, read(&self.failing));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -37,8 +37,30 @@ pub(super) struct Courier {
     pub patience: Patience,
     /// Ends a pause early: the node is about to end.
     pub hurry: Notify,
-    /// The last request failed, and it was said why.
-    is_failing: AtomicBool,
+    /// What was said last of a request that failed, as a [`Fate`]; 0 where the last one did not.
+    said: AtomicU8,
+}
+
+/// What becomes of events whose request failed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Fate {
+    /// They are sent again.
+    Wait = 1,
+    /// The backend does not want them.
+    Dropped = 2,
+}
+
+impl Fate {
+    fn text(self) -> &'static str {
+        match self {
+            Fate::Wait => "--webhook fails: events wait, and are sent again",
+            Fate::Dropped => {
+                "--webhook refuses events: the batch is dropped, and the next one says so; the \
+                 backend's log should say why: look at the path in --webhook and at \
+                 --webhook-secret-file"
+            }
+        }
+    }
 }
 
 /// What came of a request.
@@ -55,7 +77,7 @@ impl Courier {
             counters,
             patience,
             hurry: Notify::new(),
-            is_failing: AtomicBool::new(false),
+            said: AtomicU8::new(0),
         }
     }
 
@@ -78,7 +100,7 @@ impl Courier {
             self.counters.count_failure(failure);
             if began.elapsed() >= self.patience.batch {
                 tracing::error!(
-                    host = self.endpoint.host(),
+                    backend = self.endpoint.origin(),
                     "--webhook: a batch of events failed for too long and is given up; the next one says so"
                 );
                 return Outcome::GivenUp;
@@ -99,11 +121,11 @@ impl Courier {
         let (status, headers) = match self.endpoint.tell(body).await {
             Ok(answer) => answer,
             Err(NoAnswer::TooLarge | NoAnswer::TimedOut) => {
-                self.complain(&"no answer within --webhook-timeout");
+                self.complain(&"no answer within --webhook-timeout", Fate::Wait);
                 return Attempt::Failed(Failure::TimedOut, None);
             }
             Err(NoAnswer::Unreachable(reason)) => {
-                self.complain(&reason);
+                self.complain(&reason, Fate::Wait);
                 return Attempt::Failed(Failure::Unreachable, None);
             }
         };
@@ -111,37 +133,35 @@ impl Courier {
             StatusCode::RESET_CONTENT => Attempt::Over(Outcome::DeliveredAndReset),
             status if status.is_success() => Attempt::Over(Outcome::Delivered),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                self.complain(&status);
+                self.complain(&status, Fate::Wait);
                 Attempt::Failed(Failure::Unwell, retry_after(&headers))
             }
             status if status.is_server_error() => {
-                self.complain(&status);
+                self.complain(&status, Fate::Wait);
                 Attempt::Failed(Failure::Unwell, retry_after(&headers))
             }
             status => {
                 self.counters.count_failure(Failure::Refused);
-                self.complain(&format!(
-                    "{status}; the batch is dropped, and the next one says so"
-                ));
+                self.complain(&status, Fate::Dropped);
                 Attempt::Over(Outcome::Refused)
             }
         }
     }
 
-    /// Says why a request failed: once, until one does not.
-    fn complain(&self, reason: &dyn fmt::Display) {
+    /// Says why a request failed and what becomes of its events: once, until that changes.
+    fn complain(&self, reason: &dyn fmt::Display, fate: Fate) {
         self.counters.tell_failing(true);
-        let host = self.endpoint.host();
-        if self.is_failing.swap(true, Ordering::Relaxed) {
-            tracing::debug!(host, %reason, "--webhook fails");
+        let (backend, text) = (self.endpoint.origin(), fate.text());
+        if self.said.swap(fate as u8, Ordering::Relaxed) == fate as u8 {
+            tracing::debug!(backend, %reason, "{text}");
         } else {
-            tracing::warn!(host, %reason, "--webhook fails: events wait");
+            tracing::warn!(backend, %reason, "{text}");
         }
     }
 
     fn recover(&self) {
         self.counters.tell_failing(false);
-        if self.is_failing.swap(false, Ordering::Relaxed) {
+        if self.said.swap(0, Ordering::Relaxed) != 0 {
             tracing::info!("--webhook takes events again");
         }
     }

@@ -118,7 +118,7 @@ pub struct Hooks {
 
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Hooks({:?})", self.desk.courier.endpoint.host())
+        write!(f, "Hooks({:?})", self.desk.courier.endpoint.origin())
     }
 }
 
@@ -229,6 +229,9 @@ impl Hooks {
 /// What is in the batch that is under way.
 #[derive(Default)]
 struct InFlight {
+    /// Its events and its bytes: they take memory until it is over.
+    events: usize,
+    bytes: usize,
     told: [u64; TYPES.len()],
     /// Events that are lost where it does not arrive, those that it says were lost included.
     at_stake: u64,
@@ -312,7 +315,8 @@ impl Desk {
         if may_send && !self.queue.is_empty() && (is_ripe || is_full) {
             self.send();
         }
-        let (queued, bytes) = (self.queue.len(), self.queue.bytes());
+        let queued = self.queue.len() + self.in_flight.events;
+        let bytes = self.queue.bytes() + self.in_flight.bytes;
         self.counters.tell(self.pending.len(), queued, bytes);
     }
 
@@ -332,7 +336,10 @@ impl Desk {
         let now_unix_ms = unix_ms();
         let events = self.queue.take(self.batch_max, now_unix_ms);
         self.gathers_until = (!self.queue.is_empty()).then(|| Instant::now() + LINGER);
-        self.in_flight = InFlight::default();
+        self.in_flight = InFlight {
+            events: events.len(),
+            ..InFlight::default()
+        };
         for event in &events {
             if let Some(told) = self.in_flight.told.get_mut(event.what.index()) {
                 *told += 1;
@@ -349,6 +356,7 @@ impl Desk {
         self.sequence += 1;
         let head = (self.node.as_str(), self.epoch, self.sequence);
         let body = Bytes::from(write_batch(head, now_unix_ms, &events));
+        self.in_flight.bytes = body.len();
         let courier = Arc::clone(&self.courier);
         self.under_way
             .spawn(async move { courier.deliver(body).await });
@@ -366,6 +374,7 @@ impl Desk {
             told,
             at_stake,
             tells_loss,
+            ..
         } = std::mem::take(&mut self.in_flight);
         self.rests_until = None;
         let loss = match outcome {

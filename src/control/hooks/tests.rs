@@ -310,6 +310,14 @@ async fn a_backend_that_hangs_costs_the_oldest_events_and_hears_how_many() {
     let all: Vec<(&str, bool)> = names.iter().map(|name| (name.as_str(), true)).collect();
     stand.tell(&all[..10]);
     assert_eq!(stand.batch().await.1.len(), 10);
+    // The batch under way waits, too, until it is over.
+    let mut out = Exposition::new(Format::Prometheus);
+    stand.counters.write(&mut out);
+    let text = out.finish();
+    assert!(
+        text.contains("\ntidewheel_hook_queue_events 10\n"),
+        "{text}"
+    );
     stand.tell(&all[10..]);
     let (sequence, events) = stand.batch().await;
     assert_eq!((sequence, events.len()), (3, 11));

@@ -64,7 +64,7 @@ pub(super) struct Backend {
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Backend({:?})", self.endpoint.host())
+        write!(f, "Backend({:?})", self.endpoint.origin())
     }
 }
 
@@ -116,11 +116,11 @@ impl Backend {
 
     /// Says why a question failed: once, until one does not.
     fn complain(&self, reason: &dyn fmt::Display) {
-        let host = self.endpoint.host();
+        let backend = self.endpoint.origin();
         if self.is_failing.swap(true, Ordering::Relaxed) {
-            tracing::debug!(host, %reason, "the authentication webhook fails");
+            tracing::debug!(backend, %reason, "the authentication webhook fails");
         } else {
-            tracing::warn!(host, %reason, "the authentication webhook fails: nobody new is let in");
+            tracing::warn!(backend, %reason, "the authentication webhook fails: nobody new is let in");
         }
     }
 }
