@@ -1,5 +1,7 @@
 //! The `tidewheel` program: flags, options, run, exit code.
 
+use std::fmt;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,11 +36,10 @@ fn main() -> ExitCode {
         Ok(Parsed::History(command)) => return history(&command),
         Ok(Parsed::Check(check)) => return examine(&check),
         Ok(Parsed::Print(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
+            return say(&text, 0);
         }
         Err(error) => {
-            eprintln!("{error}");
+            complain(format_args!("{error}\n"));
             return ExitCode::from(error.exit_code());
         }
     };
@@ -47,20 +48,20 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     serve(*options, settings).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        complain(format_args!("error: {error:#}\n"));
         ExitCode::from(EXIT_FAILURE)
     })
 }
 
 fn token(command: &TokenCommand, secret: Option<&Secret>) -> ExitCode {
     let now_unix_ms = Clock::start().now().unix_ms;
-    match cli::token::run(command, secret, now_unix_ms, std::io::stdin()) {
-        Ok(outcome) => {
-            print!("{}", outcome.text);
-            ExitCode::from(if outcome.is_good { 0 } else { EXIT_FAILURE })
-        }
+    match cli::token::run(command, secret, now_unix_ms, io::stdin()) {
+        Ok(outcome) => say(
+            &outcome.text,
+            if outcome.is_good { 0 } else { EXIT_FAILURE },
+        ),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(format_args!("error: {error}\n"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -68,12 +69,9 @@ fn token(command: &TokenCommand, secret: Option<&Secret>) -> ExitCode {
 
 fn api_key(command: &ApiKeyCommand) -> ExitCode {
     match cli::api_key::run(command) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => say(&text, 0),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(format_args!("error: {error}\n"));
             ExitCode::from(EXIT_FAILURE)
         }
     }
@@ -81,14 +79,14 @@ fn api_key(command: &ApiKeyCommand) -> ExitCode {
 
 fn history(command: &HistoryCommand) -> ExitCode {
     let now_unix_ms = Clock::start().now().unix_ms;
-    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    let (stdin, stdout) = (io::stdin(), io::stdout());
     match cli::history::run(command, now_unix_ms, stdin, stdout) {
         Ok(outcome) => {
-            eprint!("{}", outcome.text);
+            complain(format_args!("{}", outcome.text));
             ExitCode::from(if outcome.is_good { 0 } else { EXIT_FAILURE })
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(format_args!("error: {error}\n"));
             ExitCode::from(EXIT_FAILURE)
         }
     }
@@ -101,11 +99,12 @@ fn examine(check: &Check) -> ExitCode {
     match Host::inspect() {
         Ok(host) => {
             let report = check.run(&host, Path::new("/"), now_unix_ms);
-            print!("{}", report.text);
-            ExitCode::from(report.exit_code)
+            say(&report.text, report.exit_code)
         }
         Err(error) => {
-            eprintln!("error: could not find out what this machine allows: {error}");
+            complain(format_args!(
+                "error: could not find out what this machine allows: {error}\n"
+            ));
             ExitCode::from(EXIT_FAILURE)
         }
     }
@@ -115,12 +114,12 @@ fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
     let policy = match policy(&options) {
         Ok(policy) => Arc::new(policy),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(format_args!("error: {error}\n"));
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
     if let Err(error) = load_files(&options, Clock::start().now().unix_ms) {
-        eprintln!("error: {error:#}");
+        complain(format_args!("error: {error:#}\n"));
         return Ok(ExitCode::from(EXIT_USAGE));
     }
     raise_descriptor_limit().context("could not raise the limit on open files")?;
@@ -141,10 +140,37 @@ fn serve(options: Options, given: Settings) -> anyhow::Result<ExitCode> {
         shown: &server.shown,
         kept: server.kept.as_ref(),
     };
-    print!("{startup}");
-    println!("listening on {}", startup.public_url());
-    println!("admin on {}", startup.admin_url());
+    let (public, admin) = (startup.public_url(), startup.admin_url());
+    // Whether anybody reads it makes no difference to clients.
+    let _unread = write_out(&format!(
+        "{startup}listening on {public}\nadmin on {admin}\n"
+    ));
     server.run(Reloader::new(options, given))
+}
+
+/// Writes a text to standard output. Answers `exit_code`, also where nobody reads it any more:
+/// `tidewheel --help | head -1` has what it wanted.
+fn say(text: &str, exit_code: u8) -> ExitCode {
+    match write_out(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(format_args!(
+                "error: cannot write to standard output: {error}\n"
+            ));
+            ExitCode::from(EXIT_FAILURE)
+        }
+        _ => ExitCode::from(exit_code),
+    }
+}
+
+fn write_out(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes to standard error. Where that is gone there is nobody to tell.
+fn complain(text: fmt::Arguments<'_>) {
+    let _unheard = io::stderr().lock().write_fmt(text);
 }
 
 /// Makes the allocator give what is free on this thread back to the system.
