@@ -8,7 +8,8 @@
 //! Works on a directory that no server has open. The text is the store's to say: see
 //! [`crate::store::archive`].
 
-use std::fs::{File, OpenOptions};
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use clap::{Args, Subcommand};
 use thiserror::Error;
 
 use super::settings::random_seed;
+use super::units::counted;
 use crate::gate::{BadGlob, Glob};
 use crate::store::archive::{self, ArchiveError, Moved};
 
@@ -126,17 +128,39 @@ fn export(options: &Export, now_unix_ms: u64, stdout: impl Write) -> Result<Outc
     let wanted = |room: &str| glob.as_ref().is_none_or(|glob| glob.matches(room, ""));
     let with_bans = glob.is_none();
     let folder = &options.data_dir;
-    let moved = match named(options.out.as_deref()) {
+    let is_made = Cell::new(false);
+    let moved: Result<Moved, HistoryError> = match named(options.out.as_deref()) {
         Some(path) => {
-            let mut out = BufWriter::new(create(path)?);
-            archive::export(folder, now_unix_ms, wanted, with_bans, &mut out)?
+            let out = || -> Result<_, HistoryError> {
+                let file = create(path)?;
+                is_made.set(true);
+                Ok(BufWriter::new(file))
+            };
+            archive::export(folder, now_unix_ms, wanted, with_bans, out).inspect_err(|_| {
+                if is_made.get() {
+                    // A part of the text would only be in the way of the next try.
+                    let _stays = fs::remove_file(path);
+                }
+            })
         }
         None => {
-            let mut out = BufWriter::new(stdout);
-            archive::export(folder, now_unix_ms, wanted, with_bans, &mut out)?
+            let out = || Ok(BufWriter::new(stdout));
+            archive::export(folder, now_unix_ms, wanted, with_bans, out)
         }
     };
-    Ok(outcome("exported", moved))
+    match moved {
+        Ok(moved) => Ok(outcome("exported", moved)),
+        Err(HistoryError::Archive(ArchiveError::Text(error))) if is_enough(&error) => Ok(Outcome {
+            text: String::new(),
+            is_good: true,
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the reader of the text has gone: `| head -1` has what it wanted.
+fn is_enough(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 fn import(options: &Import, now_unix_ms: u64, stdin: impl Read) -> Result<Outcome, HistoryError> {
@@ -173,11 +197,15 @@ fn outcome(done: &str, moved: Moved) -> Outcome {
         bans,
         unreadable,
     } = moved;
-    let mut text = format!("{done} {rooms} rooms, {messages} messages, {bans} bans\n");
-    if unreadable > 0 {
-        text.push_str(&format!(
-            "{unreadable} records or places on disk could not be read, and are not in the text\n"
-        ));
+    let (rooms, bans) = (counted(rooms, "room"), counted(bans, "ban"));
+    let messages = counted(messages, "message");
+    let mut text = format!("{done} {rooms}, {messages}, {bans}\n");
+    match unreadable {
+        0 => {}
+        1 => text.push_str("1 record or place on disk could not be read, and is not in the text\n"),
+        many => text.push_str(&format!(
+            "{many} records or places on disk could not be read, and are not in the text\n"
+        )),
     }
     Outcome {
         text,
@@ -218,12 +246,12 @@ mod tests {
     fn what_is_imported_is_exported() {
         let name = format!("tidewheel-history-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir(&folder).unwrap();
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
         let data = folder.join("data").display().to_string();
         let file = folder.join("out").display().to_string();
         let (outcome, _) = run_with(&["import", "--data-dir", &data], TEXT).unwrap();
-        assert_eq!(outcome.text, "imported 2 rooms, 1 messages, 1 bans\n");
+        assert_eq!(outcome.text, "imported 2 rooms, 1 message, 1 ban\n");
         let (outcome, text) = run_with(&["export", "--data-dir", &data], "").unwrap();
         assert_eq!((text.as_str(), outcome.is_good), (TEXT, true));
         let some = [
@@ -236,7 +264,7 @@ mod tests {
             &file,
         ];
         let (outcome, _) = run_with(&some, "").unwrap();
-        assert_eq!(outcome.text, "exported 1 rooms, 1 messages, 0 bans\n");
+        assert_eq!(outcome.text, "exported 1 room, 1 message, 0 bans\n");
         assert!(
             run_with(&some, "")
                 .unwrap_err()
@@ -254,6 +282,55 @@ mod tests {
                 .unwrap_err()
                 .starts_with("--room: a pattern is empty")
         );
-        std::fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_export_that_fails_leaves_no_file_behind() {
+        let name = format!("tidewheel-history-none-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        let data = folder.join("data").display().to_string();
+        let file = folder.join("out");
+        let out = file.display().to_string();
+        let args = ["export", "--data-dir", &data, "--out", &out];
+        let failed = run_with(&args, "").unwrap_err();
+        assert!(failed.contains("is no data directory"), "{failed}");
+        assert!(!file.exists());
+        run_with(&["import", "--data-dir", &data], TEXT).unwrap();
+        run_with(&args, "").unwrap();
+        assert!(file.exists());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_export_ends_quietly_where_nobody_reads_on() {
+        /// A pipe whose reader has gone.
+        struct Gone;
+
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let name = format!("tidewheel-history-head-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&folder);
+        let data = folder.display().to_string();
+        run_with(&["import", "--data-dir", &data], TEXT).unwrap();
+        let options = Export {
+            data_dir: folder.clone(),
+            room: None,
+            out: None,
+        };
+        let outcome = export(&options, NOW_MS, Gone).unwrap();
+        assert_eq!((outcome.text.as_str(), outcome.is_good), ("", true));
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -152,18 +152,28 @@ impl Archive {
     }
 }
 
-/// Writes the rooms that `wanted` says yes to, and all bans where `with_bans`.
+/// Writes the rooms that `wanted` says yes to, and all bans where `with_bans`. What `out` gives is
+/// written to; it is called once the folder is open, and not where that cannot be used.
 ///
 /// # Errors
-/// [`ArchiveError`]; what was written until then is not whole.
-pub fn export(
+/// [`ArchiveError`], or that of `out`; what was written until then is not whole.
+pub fn export<W: Write, E: From<ArchiveError>>(
     folder: &Path,
     now_unix_ms: u64,
     wanted: impl Fn(&str) -> bool,
     with_bans: bool,
+    out: impl FnOnce() -> Result<W, E>,
+) -> Result<Moved, E> {
+    let archive = Archive::open(folder, false, 0, now_unix_ms).map_err(ArchiveError::from)?;
+    Ok(write_all(archive, wanted, with_bans, &mut out()?)?)
+}
+
+fn write_all(
+    mut archive: Archive,
+    wanted: impl Fn(&str) -> bool,
+    with_bans: bool,
     out: &mut impl Write,
 ) -> Result<Moved, ArchiveError> {
-    let mut archive = Archive::open(folder, false, 0, now_unix_ms)?;
     let mut moved = Moved {
         unreadable: archive.unreadable,
         ..Moved::default()

@@ -37,9 +37,18 @@ fn filled(scratch: &Scratch) {
     assert!(store.stop());
 }
 
+fn exported_to(
+    folder: &Path,
+    wanted: impl Fn(&str) -> bool,
+    with_bans: bool,
+    text: &mut Vec<u8>,
+) -> Result<Moved, ArchiveError> {
+    export(folder, NOW, wanted, with_bans, || Ok(text))
+}
+
 fn exported(folder: &Path) -> (String, Moved) {
     let mut text = Vec::new();
-    let moved = export(folder, NOW, |_| true, true, &mut text).unwrap();
+    let moved = exported_to(folder, |_| true, true, &mut text).unwrap();
     (String::from_utf8(text).unwrap(), moved)
 }
 
@@ -69,7 +78,7 @@ fn what_is_exported_and_imported_is_exported_as_the_same_bytes() {
     }
     assert!(!contents.renewed);
     let mut some = Vec::new();
-    let moved = export(one.path(), NOW, |room| room == "r:2", false, &mut some).unwrap();
+    let moved = exported_to(one.path(), |room| room == "r:2", false, &mut some).unwrap();
     assert_eq!((moved.rooms, moved.bans), (1, 0));
 }
 
@@ -118,13 +127,13 @@ fn a_bad_line_is_named_and_nothing_is_imported() {
 fn a_folder_in_use_or_without_history_is_refused() {
     let scratch = Scratch::new("used");
     let mut text = Vec::new();
-    let nothing = export(scratch.path(), NOW, |_| true, true, &mut text).unwrap_err();
+    let nothing = exported_to(scratch.path(), |_| true, true, &mut text).unwrap_err();
     assert!(matches!(
         nothing,
         ArchiveError::Store(StoreError::NoFolder(_))
     ));
     let (store, _) = Store::open(settings(scratch.path(), Durability::Async), NOW).unwrap();
-    let used = export(scratch.path(), NOW, |_| true, true, &mut text).unwrap_err();
+    let used = exported_to(scratch.path(), |_| true, true, &mut text).unwrap_err();
     assert!(matches!(
         used,
         ArchiveError::Store(StoreError::Locked { .. })
