@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::exposure;
 use super::options::{AuthMethod, DurabilityMode, Overflow};
 use super::settings::memory_budget;
-use super::units::{ByteSize, Count, MIB, TimeSpan};
+use super::units::{ByteSize, Count, MIB, TimeSpan, counted};
 use super::{Options, host::Host, version};
 use crate::reactor::tls::Shown;
 use crate::server::{Capacity, DESCRIPTORS_RESERVED, Kept};
@@ -77,17 +77,11 @@ impl Startup<'_> {
                 format!("within {}", TimeSpan(self.options.store.flush_interval))
             }
         };
-        let Kept {
-            rooms,
-            messages,
-            bans,
-            ..
-        } = kept;
+        let rooms = counted(kept.rooms as u64, "room");
+        let messages = counted(kept.messages as u64, "message");
+        let bans = counted(kept.bans as u64, "ban");
         let took = TimeSpan(Duration::from_millis(kept.took.as_millis() as u64));
-        format!(
-            "on disk in {folder}, {when}\n  read back    {rooms} rooms, {messages} messages, {bans} \
-             bans in {took}"
-        )
+        format!("on disk in {folder}, {when}\n  read back    {rooms}, {messages}, {bans} in {took}")
     }
 
     fn history_not_whole(&self) -> Option<String> {

@@ -252,6 +252,14 @@ pub(super) fn bytes_or_auto(
     }
 }
 
+/// So many things, as people say it: `1 room`, `2 rooms`.
+pub(super) fn counted(count: u64, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
+    }
+}
+
 /// A parser of whole numbers within `range`; `_` may group the digits.
 pub(super) fn count(
     range: RangeInclusive<usize>,
@@ -326,6 +334,12 @@ mod tests {
     use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 
     use super::*;
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        let told = [0, 1, 2].map(|count| counted(count, "room"));
+        assert_eq!(told, ["0 rooms", "1 room", "2 rooms"]);
+    }
 
     #[test]
     fn durations_are_read_in_their_units() {
