@@ -5,6 +5,13 @@ import { Overview } from './overview.js';
 import { Room, Rooms } from './rooms.js';
 import { User, Users } from './users.js';
 
+/** Where nothing is. */
+class Nowhere {
+  title = 'No such page';
+  node = h('div', { class: 'grid' }, h('h1', { tabindex: '-1' }, 'There is no such page'),
+    h('section', { class: 'card wide', 'aria-label': 'No such page' }, h('div', { class: 'empty' }, h('p', {}, 'The address names no page of this dashboard. '), h('p', {}, h('a', { href: '#/' }, 'Go to the overview')))));
+}
+
 const $ = id => document.getElementById(id);
 
 // ---- Where one is.
@@ -14,7 +21,7 @@ function pageOf(hash) {
   const [, kind = '', rest] = /^#?\/?([^/]*)(?:\/(.*))?$/s.exec(hash) ?? [];
   if (kind === 'rooms') return rest ? ['rooms', new Room(decoded(rest))] : ['rooms', new Rooms()];
   if (kind === 'users') return rest ? ['users', new User(decoded(rest))] : ['users', new Users()];
-  return ['overview', new Overview()];
+  return kind === '' ? ['overview', new Overview()] : [null, new Nowhere()];
 }
 function go() {
   page?.leave?.();
@@ -40,21 +47,23 @@ const starting = banner('warn', h('span', {}, 'This node is starting.')), stuck 
 
 function paint() {
   const isIn = link.state !== 'signed-out' && link.state !== 'forbidden', isOld = link.age > STALE_MS;
-  const state = !isIn ? 'out' : link.age === Infinity ? 'connecting' : isOld ? 'stale' : 'live';
+  // A server that refuses or is gone makes figures stale at once, however young they are.
+  const isLost = isOld || link.failures > 0 && link.state !== 'live';
+  const state = !isIn ? 'out' : link.age === Infinity ? 'connecting' : isLost ? 'stale' : 'live', isTold = state === 'live';
   document.body.dataset.state = state;
   write($('state'), { out: link.state === 'forbidden' ? 'Not allowed' : 'Signed out', connecting: link.state === 'waiting' ? 'Not reached' : 'Connecting', stale: 'Stale', live: 'Live' }[state]);
   const wait = Math.ceil((link.until - performance.now()) / 1000), isWaiting = link.state === 'waiting' && wait > 0;
-  if (isIn && (isOld && link.age !== Infinity || link.state === 'waiting')) {
+  if (state === 'stale' || isIn && link.state === 'waiting') {
     const old = store.event ? `Figures are those of ${clock(store.event.unix_ms)}, ${seconds(Math.round(link.age / 1000))} old. ` : '';
     write(stale.firstChild, `${old}${link.why || 'The server is silent.'}${isWaiting ? ` Trying again in ${wait} s.` : ''}`);
     if (!stale.isConnected) $('banners').prepend(stale);
   } else stale.remove();
   place(outside, !isIn);
   const phase = store.event?.node.phase;
-  place(draining, phase === 'draining' && isIn); place(starting, phase === 'starting' && isIn);
+  place(draining, phase === 'draining' && isTold); place(starting, phase === 'starting' && isTold);
   const silent = store.event?.digest.cores.filter(core => !core.is_up).map(core => core.core) ?? [];
   write(stuck.firstChild, `${silent.length > 1 ? `Cores ${silent.join(', ')} do` : `Core ${silent[0]} does`} not answer: their figures are the last they gave.`.replace(': their', silent.length > 1 ? ': their' : ': its').replace('they gave', silent.length > 1 ? 'they gave' : 'it gave'));
-  place(stuck, silent.length > 0 && isIn);
+  place(stuck, silent.length > 0 && isTold);
 }
 function place(node, isThere) { if (isThere !== node.isConnected) { if (isThere) $('banners').append(node); else node.remove(); } }
 
@@ -100,9 +109,9 @@ function signOut() {
 function paintKey() {
   const button = $('key'), isIn = session.state === 'in';
   button.hidden = session.state === 'none';
-  write(button, isIn ? `${session.name ?? 'Key'}${session.scopes ? ` · ${session.scopes.includes('admin') ? 'admin' : session.scopes.join(', ')}` : ''}` : 'Sign in');
-  button.title = isIn ? 'Sign out' : '';
-  attribute(button, 'aria-label', isIn ? `Signed in as ${button.textContent}. Sign out` : null);
+  const who = isIn ? `${session.name ?? 'Key'}${session.scopes ? ` · ${session.scopes.includes('admin') ? 'admin' : session.scopes.join(', ')}` : ''}` : '';
+  write($('who'), who); attribute($('who'), 'title', who && `Signed in as ${who}`);
+  write(button, isIn ? 'Sign out' : 'Sign in');
 }
 $('key').onclick = () => { if (session.state === 'in') signOut(); else signIn(); };
 changes.addEventListener('session', paintKey);

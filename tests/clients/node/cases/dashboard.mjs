@@ -198,9 +198,12 @@ export default {
     await dialog.getByRole('button', { name: 'Ban' }).click();
     await sees(page, 'ann is banned. 1 connection closed.', '#toasts');
     assert.equal((await ann.closing()).code, 4009);
+    await sees(page, 'Banned until');
     await page.getByRole('button', { name: 'Lift the ban' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'Lift the ban' }).click();
     await sees(page, 'ann may come again.', '#toasts');
+    await sees(page, 'Not banned');
+    assert(await page.getByRole('button', { name: 'Lift the ban' }).isDisabled());
     await t.connect({ to: server, user: 'ann' });
     await screenshot(page, 'dashboard-user');
   },
@@ -292,7 +295,8 @@ export default {
     await dialog.getByLabel('API key').fill('tw_watcher-watcher-watcher');
     await page.keyboard.press('Enter');
     await isLive(page);
-    await page.getByRole('button', { name: 'Signed in as watcher · read. Sign out' }).waitFor();
+    await sees(page, 'watcher · read', '#who');
+    await page.getByRole('button', { name: 'Sign out', exact: true }).waitFor();
     // What the scope does not allow says so, and does nothing.
     await page.goto(`http://${server.admin}/#/users/ann`);
     const kick = page.getByRole('button', { name: 'Kick' });
@@ -351,6 +355,8 @@ export default {
     await page.locator('[data-figure=connections]').press('Enter');
     await page.getByRole('button', { name: '2 min' }).press('Enter');
     await until(async () => { await page.locator('svg.chart').press('ArrowLeft'); return /Open \d/.test(await page.locator('.chart-holder [aria-live]').textContent()); }, 'a value read');
+    await page.goto(`http://${t.server.admin}/#/nonsense`);
+    await sees(page, 'There is no such page');
     for (const [link, title] of [['Rooms', 'Rooms'], ['Users', 'Users'], ['Overview', 'Overview']]) {
       await page.getByRole('navigation').getByRole('link', { name: link }).press('Enter');
       await page.waitForFunction(title => document.title === `${title} · Tidewheel` && document.activeElement.tagName === 'H1', title);
@@ -384,6 +390,7 @@ export default {
     await page.waitForSelector('body[data-state=stale]', { timeout: 20_000 });
     await sees(page, 'The server cannot be reached. Trying again in', '#banners');
     assert.match(await page.locator('#state').textContent(), /Stale/);
+    assert.equal(await page.locator('.banner').count(), 1, 'what the server said last holds no more');
     await screenshot(page, 'dashboard-stale');
     isThere = true; phase = 'ready';
     await page.getByRole('button', { name: 'Try now' }).click();
