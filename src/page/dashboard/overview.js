@@ -134,7 +134,6 @@ export class Overview {
 
   coresCard() {
     const busy = (get, update) => { const it = bar(true); update(row => it.show(row.is_up ? row.busy : 0, row.is_up ? percent(row.busy) : '–')); return it.node; };
-    const share = (get, update) => { const it = bar(); update(row => it.show(row.share, num(row.connections))); return it.node; };
     this.cores = new Table({
       caption: 'Cores side by side', sort: 'core', key: row => row.core,
       columns: [
@@ -143,7 +142,7 @@ export class Overview {
           update(row => { write(mark, row.is_up ? '' : 'stuck'); attribute(mark, 'title', row.is_up ? null : 'It did not answer within a second: its figures are the last it gave.'); });
           return h('span', { class: 'core' }, String(get().core), mark);
         } },
-        { id: 'connections', label: 'Connections', value: row => row.connections, number: true, node: share },
+        { id: 'connections', label: 'Connections', value: row => row.connections, number: true, text: row => num(row.connections) },
         { id: 'busy', label: 'Busy', value: row => row.busy, number: true, node: busy },
         { id: 'turns', label: 'Turns/s', number: true, rare: true, value: row => row.turns_per_second, text: row => row.is_up ? short(row.turns_per_second) : '–' },
         { id: 'p99', label: 'Turn p99', number: true, rare: true, value: row => row.turn_p99, text: row => row.is_up && row.turn_p99 ? seconds(row.turn_p99) : '–' },
@@ -197,7 +196,7 @@ export class Overview {
 
   /** Parts that only some nodes have: the store, the webhook. */
   partsCard() {
-    this.parts = h('div', { class: 'parts' });
+    this.parts = h('div', { class: 'parts' }); this.lasts = new Map();
     return this.parts;
   }
 
@@ -206,11 +205,11 @@ export class Overview {
     const { event } = store;
     this.drawChart();
     if (!event) return;
-    const { digest } = event, most = Math.max(1, ...digest.cores.map(core => core.connections));
+    const { digest } = event;
     for (const tile of this.tiles) tile.show(digest, store.past);
     this.rooms.show(event.rooms.slice(0, 10));
     this.laggards.show(event.laggards.slice(0, 10));
-    this.cores.show(digest.cores.map(core => ({ ...core, share: core.connections / most, bus: event.bus_bytes[core.core] ?? 0 })));
+    this.cores.show(digest.cores.map(core => ({ ...core, bus: event.bus_bytes[core.core] ?? 0 })));
     this.evictions.show(event.evictions.slice(0, 20));
     this.showMemory(digest.memory); this.showLedger(event.ledger); this.showNode(event, store.node); this.showParts(event.parts ?? {});
   }
@@ -247,10 +246,18 @@ export class Overview {
   showNode({ node }, more) {
     const told = more ?? {}, kept = { off: 'in memory', async: 'on disk, soon after', fsync: 'on disk, before the answer' };
     facts(this.facts, {
-      Version: node.version, Phase: node.phase, Uptime: seconds(node.uptime_seconds), Started: told.started_at && new Date(told.started_at).toLocaleString(),
-      Listening: told.listen?.join(', '), Admin: told.admin_listen, Epoch: told.epoch, 'Connections at most': told.connections_max,
-      History: kept[told.durability] ?? told.durability, Watching: plural(node.watchers, 'dashboard'),
+      Version: node.version, State: { ready: 'ready for clients', starting: 'starting', draining: 'draining: clients go elsewhere' }[node.phase] ?? node.phase, Uptime: seconds(node.uptime_seconds), Started: told.started_at && new Date(told.started_at).toLocaleString(),
+      'Clients connect to': told.listen?.join(', '), 'API and dashboard': told.admin_listen, 'Epoch of this run': told.epoch, 'Connections at most': told.connections_max,
+      'History is kept': kept[told.durability] ?? told.durability, 'Dashboards open': node.watchers,
     });
+  }
+
+  /** How many a second, of a count: from one event to the next. */
+  eachSecond(part, figures) {
+    const { unix_ms: now } = this.store.event, last = this.lasts.get(part);
+    if (last?.now !== now) this.lasts.set(part, { now, figures, before: last && { now: last.now, figures: last.figures } });
+    const { before } = this.lasts.get(part);
+    return metric => before && now > before.now ? Math.max(0, figures[metric] - before.figures[metric]) / (now - before.now) * 1000 : undefined;
   }
 
   showParts(parts) {
@@ -258,30 +265,65 @@ export class Overview {
       let list = this.parts.querySelector(`[data-part="${CSS.escape(part)}"] dl`);
       if (!list) {
         list = h('dl', { class: 'facts' });
-        const title = { store: 'Store', hooks: 'Webhook', auth_webhook: 'Authentication webhook' }[part] ?? part;
-        this.parts.append(h('section', { class: 'card', 'data-part': part, 'aria-label': title }, head(title), list));
+        const title = PARTS[part]?.title ?? part;
+        this.parts.append(h('section', { class: 'card', 'data-part': part, 'aria-label': title }, head(title, h('span', { class: 'mark' })), list));
       }
-      facts(list, Object.fromEntries(Object.entries(meanOf(figures)).map(figureOf)));
+      write(this.parts.querySelector(`[data-part="${CSS.escape(part)}"] .mark`), figures.failing > 0 ? 'failing' : '');
+      facts(list, toldOf(part, figures, this.eachSecond(part, figures)));
     }
     for (const node of this.parts.children) node.hidden = !parts[node.dataset.part];
   }
 }
 
-/** Sums of durations as their means. */
-function meanOf(figures) {
-  const out = {};
-  for (const [metric, value] of Object.entries(figures)) {
-    const count = figures[metric.replace('_seconds_sum', '_seconds_count')];
-    if (metric.includes('_seconds_sum')) out[metric.replace('_seconds_sum', '_mean_seconds')] = count ? value / count : 0;
-    else if (!metric.includes('_seconds_count')) out[metric] = value;
-  }
-  return out;
+// ---- Parts: figures named as metrics are, told in words, what matters most first.
+const PARTS = {
+  store: {
+    title: 'Store', known: {
+      'Rooms kept': f => num(f.rooms), 'Messages and keys on disk': f => num(f.messages), 'Size on disk': f => bytes(f.disk_bytes),
+      'Waiting for the disk': f => f.queue_records ? `${plural(f.queue_records, 'record')}, ${bytes(f.queue_bytes)}` : 'nothing',
+      'Commits/s': (f, each) => short(each('commits_total')), 'Records/s': (f, each) => short(each('records_total')), 'Written since the start': f => bytes(f.record_bytes_total),
+      'Time of a commit, mean': f => mean(f, 'commit_seconds'), 'Failed commits': f => num(f.commit_failures_total), 'Messages refused': f => num(f.refused_messages_total), 'Records lost': f => num(f.lost_records_total),
+    },
+    reads: ['commits_total', 'records_total', 'record_bytes_total', 'commit_failures_total', 'refused_messages_total', 'lost_records_total', 'queue_records', 'queue_bytes', 'disk_bytes', 'rooms', 'messages', 'failing', 'commit_seconds'],
+  },
+  hooks: {
+    title: 'Webhook', known: {
+      'Events delivered': f => num(sum(f, 'events_total')), 'Events dropped': f => counted(f, 'events_dropped_total'),
+      'Waiting for the backend': f => f.queue_events ? `${plural(f.queue_events, 'event')}, ${bytes(f.queue_bytes)}` : 'nothing',
+      'Held back for their opposite': f => num(f.waiting), 'Cancelled by their opposite': f => num(f.coalesced_total), 'Requests delivered': f => num(f.batches_total),
+      'Time of a delivery, mean': f => mean(f, 'delivery_seconds'), 'Failed requests': f => counted(f, 'failures_total'), 'Repeated requests': f => num(f.retries_total),
+    },
+    reads: ['events_total', 'coalesced_total', 'batches_total', 'retries_total', 'failures_total', 'events_dropped_total', 'waiting', 'queue_events', 'queue_bytes', 'failing', 'delivery_seconds'],
+  },
+  auth_webhook: {
+    title: 'Authentication webhook', known: {
+      'Questions': f => counted(f, 'questions_total'), 'Asked now': f => num(f.in_flight), 'Connections that wait': f => num(f.waiting), 'Not asked, since it failed too often': f => f.circuit_open ? 'yes' : 'no',
+    },
+    reads: ['questions_total', 'in_flight', 'waiting', 'circuit_open'],
+  },
+};
+const idOf = metric => metric.replace(/\{.*/s, '').replace(/_seconds_(sum|count)$/, '_seconds');
+
+const sum = (figures, id) => Object.entries(figures).reduce((all, [metric, n]) => all + (idOf(metric) === id ? n : 0), 0);
+
+/** The sum of a metric over its labels, and its largest parts. */
+function counted(figures, id) {
+  const of = Object.entries(figures).filter(([metric, n]) => idOf(metric) === id && n > 0).sort((a, b) => b[1] - a[1]);
+  const words = of.slice(0, 3).map(([metric, n]) => `${/="([^"]*)"/.exec(metric)?.[1].replaceAll('_', ' ') ?? 'all'} ${num(n)}`);
+  return `${num(sum(figures, id))}${words.length && of[0][0] !== id ? ` (${words.join(', ')}${of.length > 3 ? ', …' : ''})` : ''}`;
+}
+/** What something took, from the sum of all times and their number. */
+function mean(figures, id) {
+  const count = figures[`${id}_count`];
+  return count ? seconds(figures[`${id}_sum`] / count) : '–';
 }
 
-/** A metric in words: `commit_failures_total{outcome="late"}` is “Commit failures, late”. */
-function figureOf([metric, value]) {
-  const [, id, labels = ''] = /^([^{]*)(?:\{(.*)\})?$/.exec(metric), of = [...labels.matchAll(/="([^"]*)"/g)].map(it => it[1].replaceAll('_', ' '));
-  const words = id.replace(/_total$/, '').replace(/_mean_seconds$/, ' time, mean').replaceAll('_', ' ');
-  const told = /_bytes(_total)?$/.test(id) ? bytes(value) : /_seconds$/.test(id) ? seconds(value) : /^(failing|circuit_open)$/.test(id) ? (value ? 'yes' : 'no') : num(value);
-  return [[words, ...of].join(', '), told];
+/** All figures of a part by their labels. `each(metric)` tells how many a second. */
+function toldOf(part, figures, each) {
+  const { known = {}, reads = [] } = PARTS[part] ?? {}, isFailing = figures.failing > 0;
+  const told = Object.entries(known).map(([label, of]) => [label, of(figures, each)]);
+  if (isFailing) told.unshift(['Failing', 'yes']); else if ('failing' in figures) told.push(['Failing', 'no']);
+  // What is new and has no words yet.
+  for (const [metric, value] of Object.entries(figures)) if (!reads.includes(idOf(metric))) told.push([metric.replace(/[^a-z0-9]+/gi, ' ').trim(), num(value)]);
+  return Object.fromEntries(told);
 }
