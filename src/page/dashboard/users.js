@@ -1,9 +1,16 @@
 // Users: where to find one, and what can be done about one.
-import { ask, call, field, h, name, parse, plural, recipe, scoped } from './base.js';
+import { ask, attribute, call, field, h, name, parse, plural, recipe, scoped, write } from './base.js';
+import { store } from './live.js';
 
 const path = user => `users/${encodeURIComponent(user)}`;
 const reached = answer => answer.connections === undefined ? 'Done.' : `${plural(answer.connections, 'connection')} closed.`;
 const sentence = (...parts) => h('p', {}, ...parts);
+
+/** A day and a time, here. */
+function moment(rfc3339) {
+  const date = new Date(rfc3339);
+  return Number.isNaN(date.getTime()) ? rfc3339 : date.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+}
 
 /** Asks, then closes all connections of a user. */
 export function kick(user) {
@@ -19,25 +26,30 @@ export function kick(user) {
   });
 }
 
-const TTLS = [[300, '5 minutes'], [3600, '1 hour'], [86_400, '1 day'], [604_800, '1 week'], ['', 'Until lifted or the node ends']];
-export function ban(user) {
-  const lasts = h('select', {}, TTLS.map(([ttl, label]) => h('option', { value: String(ttl), selected: ttl === 3600 }, label)));
+const TTLS = [[300, '5 minutes'], [3600, '1 hour'], [86_400, '1 day'], [604_800, '1 week']];
+/** `done` is called when the ban stands. */
+export function ban(user, done) {
+  // Only a store takes a ban over a restart.
+  const longest = store.event?.parts?.store ? 'Until it is lifted' : 'Until it is lifted or the node ends';
+  const lasts = h('select', {}, [...TTLS, ['', longest]].map(([ttl, label]) => h('option', { value: String(ttl), selected: ttl === 3600 }, label)));
   ask({
     title: 'Ban this user?', label: 'Ban', danger: true,
     about: sentence('All connections of ', name(user), ' are closed with code 4009, and new ones are refused for as long as the ban lasts.'),
     fields: [field('For how long', lasts)],
     run: async () => {
       const body = lasts.value ? { ttl_s: Number(lasts.value) } : {};
-      return `${user} is banned. ${reached(await call('PUT', `${path(user)}/ban`, JSON.stringify(body)))}`;
+      const answer = await call('PUT', `${path(user)}/ban`, JSON.stringify(body));
+      done?.();
+      return `${user} is banned. ${reached(answer)}`;
     },
   });
 }
 
-export function unban(user) {
+export function unban(user, done) {
   ask({
     title: 'Lift the ban?', label: 'Lift the ban',
     about: sentence(name(user), ' may connect again at once.'),
-    run: async () => { await call('DELETE', `${path(user)}/ban`); return `${user} may come again.`; },
+    run: async () => { await call('DELETE', `${path(user)}/ban`); done?.(); return `${user} may come again.`; },
   });
 }
 
@@ -96,25 +108,29 @@ export class User {
   constructor(user) {
     this.user = user; this.title = user;
     this.count = h('p', { class: 'hint', role: 'status' });
-    const act = (label, class_, does) => scoped('admin', h('button', { class: `btn ${class_}`, type: 'button', onclick: () => does(user) }, label));
+    const act = (label, class_, does) => scoped('admin', h('button', { class: `btn ${class_}`, type: 'button', onclick: () => does(user, () => this.look()) }, label));
     const direct = sender({
       label: 'Message, as JSON', placeholder: '{"text": "hello"}', button: 'Send', scope: 'publish',
       send: async json => `Sent to ${plural((await call('POST', `${path(user)}/messages`, `{"payload":${json}}`)).connections, 'connection')}`,
     });
+    this.banned = h('p', { class: 'verdict', role: 'status' }); this.lift = act('Lift the ban', '', unban); this.lift.disabled = true;
     this.node = h('div', { class: 'grid' },
       h('div', { class: 'title' }, h('a', { href: '#/users', class: 'back' }, 'Users'), h('h1', { tabindex: '-1' }, name(user)), this.count),
       h('section', { class: 'card half', 'aria-label': 'Direct message' }, h('div', { class: 'head' }, h('h2', {}, 'Direct message')), h('p', { class: 'hint' }, 'Every connection of the user gets it as direct_message.'), direct),
-      h('section', { class: 'card half', 'aria-label': 'Connections' }, h('div', { class: 'head' }, h('h2', {}, 'Connections')), h('p', { class: 'hint' }, 'A kick closes all connections of the user; a ban also keeps new ones out.'),
-        h('div', { class: 'row' }, act('Kick', 'danger', kick), act('Ban', 'danger', ban), act('Lift the ban', '', unban))));
+      h('section', { class: 'card half', 'aria-label': 'Connections' }, h('div', { class: 'head' }, h('h2', {}, 'Connections')), h('p', { class: 'hint' }, 'A kick closes all connections of the user; a ban also keeps new ones out.'), this.banned,
+        h('div', { class: 'row' }, act('Kick', 'danger', kick), act('Ban', 'danger', ban), this.lift)));
     this.look();
     this.timer = setInterval(() => { if (!document.hidden) this.look(); }, 3000);
   }
 
-  /** How many connections the user has. */
+  /** How many connections the user has, and whether there is a ban. */
   async look() {
     try {
-      const { connections } = await call('GET', path(this.user));
-      this.count.textContent = connections ? plural(connections, 'connection') : 'Not connected';
+      const { connections, banned, banned_until: until } = await call('GET', path(this.user));
+      write(this.count, connections ? plural(connections, 'connection') : 'Not connected');
+      write(this.banned, banned ? until ? `Banned until ${moment(until)}` : 'Banned until it is lifted' : 'Not banned');
+      attribute(this.banned, 'class', `verdict ${banned ? 'bad' : ''}`);
+      this.lift.disabled = !banned;
     } catch (error) {
       this.count.textContent = error.status === 401 || error.status === 403 ? '' : `Connections unknown: ${error.message}`;
     }
