@@ -276,6 +276,9 @@ mod tests {
         assert_eq!(bans.insert(&user("a"), at(6), at(4)), Ok(vec![]), "known");
         assert!(bans.holds(&user("a"), at(5)) && !bans.holds(&user("a"), at(6)));
         assert_eq!(bans.next_end(), Some(at(6)));
+        assert_eq!(bans.end_of(&user("a"), at(5)), Some(Some(at(6))));
+        assert_eq!(bans.end_of(&user("a"), at(6)), None, "over");
+        assert_eq!(bans.end_of(&user("b"), at(6)), Some(None), "without end");
         let over = Ok(vec![user("a")]);
         assert_eq!(bans.insert(&user("c"), at(9), at(6)), over);
         assert!(bans.holds(&user("b"), at(1_000_000)));

@@ -108,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn a_link_of_strangers_leads_to_what_can_be_seen_and_changes_nothing() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("host", "127.0.0.1:9090"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        assert_eq!(judge(&headers, &[], (false, true)), Ok(()));
+        assert_eq!(judge(&headers, &[], (false, false)), Err(Foreign::Page));
+    }
+
+    #[test]
     fn programs_and_own_pages_pass() {
         let good: [&[(&str, &str)]; 9] = [
             &[("host", "127.0.0.1:9090")],

@@ -131,6 +131,18 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_did_not_arrive_is_told_before_all_else() {
+        let mut queue = Queue::new(4);
+        queue.push(event(1));
+        queue.lose(2);
+        queue.begin_again(7);
+        let batch = queue.take(9, 99);
+        let told: Vec<_> = batch.iter().map(|event| event.what.index()).collect();
+        assert_eq!(told, [0, 2, 5], "the start, what was lost, the event");
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
     fn there_are_never_more_bytes_than_allowed() {
         let mut queue = Queue::new(usize::MAX);
         let each = event(0).bytes();
