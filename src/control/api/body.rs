@@ -162,7 +162,10 @@ impl<'a> Object<'a> {
     /// That no member is there but these: where each may be left out, a misspelt one would be taken for
     /// none.
     pub(super) fn only(&self, names: &[&str]) -> Result<(), Problem> {
-        let strange = self.members.iter().find(|member| !names.contains(&&*member.name));
+        let strange = self
+            .members
+            .iter()
+            .find(|member| !names.contains(&&*member.name));
         strange.map_or(Ok(()), |member| {
             let name: String = member.name.chars().take(100).collect();
             let known = names.join(", ");
