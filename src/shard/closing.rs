@@ -288,9 +288,9 @@ impl Shard {
         })
     }
 
-    /// Whether a laggard that jumps ahead again and again, and reads nothing, has been told so often of
-    /// it that this itself is too much.
-    fn is_buried_in_notices(&self, index: u32) -> bool {
+    /// Whether a connection that reads nothing has been told so much unasked (what it missed, again and
+    /// again, or where the backend put it) that this itself is too much.
+    pub(super) fn is_buried_in_notices(&self, index: u32) -> bool {
         let queue = self.connections.get(index).and_then(|c| c.queue.as_ref());
         let max = self
             .relief

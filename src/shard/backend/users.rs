@@ -92,9 +92,7 @@ impl Shard {
     /// what it was told before goes: it cannot be paused, because it is not the one who asks.
     fn ordered(&mut self, connection: ConnectionRef) -> Option<u32> {
         let index = self.resolve(connection).filter(|i| self.is_native(*i))?;
-        let queue = self.connections.get(index)?.queue.as_ref();
-        let answers = queue.map_or(0, |queue| queue.answer_bytes());
-        if answers <= self.relief.answer_bytes_max {
+        if !self.is_buried_in_notices(index) {
             return Some(index);
         }
         self.metrics.connections.evicted.count(Lag::Bytes.cause());
