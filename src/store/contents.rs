@@ -27,7 +27,7 @@ pub struct Contents {
 /// What is missing, and where the original is.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// The folder with the damaged files; none where they could be used as they are.
+    /// The folder with the damaged files, or with copies of them as they were found.
     pub aside: Option<PathBuf>,
     /// Records whose checksum was wrong.
     pub broken: u64,
@@ -52,6 +52,9 @@ impl fmt::Display for Damage {
             self.broken, self.gaps
         )?;
         match self.rooms.len() {
+            0 if self.commits_missing > 0 => {
+                write!(f, "which rooms lack messages is not known")?;
+            }
             0 => write!(f, "no room lacks a message")?,
             1 => write!(f, "1 room lacks messages")?,
             n => write!(f, "{n} rooms lack messages")?,

@@ -15,6 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::database::PAGE_BYTES;
 use super::record::checksum;
 use crate::protocol::Timestamp;
 
@@ -87,6 +88,35 @@ impl Folder {
             }
         }
         self.finish_repair()?;
+        Ok(aside)
+    }
+
+    /// Whether commits were made of which none is in the database's file yet, so that opening it makes
+    /// tables, over the journal where that cannot be read.
+    pub(super) fn is_all_in_journal(&self) -> bool {
+        let is_short = |meta: fs::Metadata| meta.len() <= PAGE_BYTES as u64;
+        self.marked().is_some_and(|commits| commits > 0)
+            && fs::metadata(self.database()).is_ok_and(is_short)
+    }
+
+    /// Copies the database and its journal aside as they are. Answers where.
+    pub(super) fn copy_aside(&self, now_unix_ms: u64) -> io::Result<PathBuf> {
+        let aside = self.aside(now_unix_ms)?;
+        let copy = |name: &String| {
+            let from = self.path.join(name);
+            if from.exists() {
+                fs::copy(from, aside.join(name))?;
+                File::open(aside.join(name))?.sync_all()?;
+            }
+            Ok(())
+        };
+        // SQLite makes the third one anew.
+        let copied = companions(DATABASE).iter().take(2).try_for_each(copy);
+        if let Err(error) = copied {
+            // Half a copy is of no use, and each start would leave another one.
+            let _left = fs::remove_dir_all(&aside);
+            return Err(error);
+        }
         Ok(aside)
     }
 

@@ -201,7 +201,8 @@ impl Store {
             let (contents, mirror) = (&loaded.contents, &mut loaded.mirror);
             let aside = repair::rebuild(&folder, contents, mirror, now_unix_ms)?;
             if let Some(damage) = &mut loaded.contents.damage {
-                damage.aside = Some(aside);
+                // A copy that was made before is nearer to what was found.
+                damage.aside.get_or_insert(aside);
             }
         }
         if let Some(damage) = &loaded.contents.damage {
@@ -300,6 +301,12 @@ struct Loaded {
     may_lack_the_newest: bool,
 }
 
+/// How many commits there were of which nothing was read.
+fn missing(folder: &Folder, reading: &Reading) -> u64 {
+    let commits = u64::try_from(reading.commits.unwrap_or(0)).unwrap_or(0);
+    folder.marked().unwrap_or(0).saturating_sub(commits)
+}
+
 /// Reads everything; what is damaged is only told, not mended.
 fn load(
     folder: &Folder,
@@ -310,7 +317,14 @@ fn load(
     let fault = |error: &rusqlite::Error| StoreError::database(folder, error);
     let is_new = !folder.database().exists();
     let mut reading = Reading::default();
-    let mut is_sound = true;
+    let copy_aside = || {
+        let copied = folder.copy_aside(now_unix_ms);
+        copied.map_err(|error| StoreError::file(folder.path(), error))
+    };
+    let (mut is_sound, mut aside) = (true, None);
+    if folder.is_all_in_journal() {
+        aside = Some(copy_aside()?);
+    }
     let database = match open_database(folder) {
         Ok(database) => {
             if let Some(found) = database.newer_version() {
@@ -319,6 +333,16 @@ fn load(
             }
             is_sound = database.is_sound();
             reading = Reading::of(&database, true).map_err(|error| fault(&error))?;
+            // Whole commits may lie behind a broken one: the journal is written over, or emptied, from
+            // here on.
+            match (missing(folder, &reading) > 0, &aside) {
+                (true, None) => aside = Some(copy_aside()?),
+                (false, Some(copy)) => {
+                    let _left = std::fs::remove_dir_all(copy);
+                    aside = None;
+                }
+                _ => {}
+            }
             Some(database)
         }
         Err(error) if is_damage(&error) => {
@@ -339,9 +363,7 @@ fn load(
         reading.clean == Some(1),
         reading.mode != Some(mode(Durability::Fsync)),
     );
-    let commits = u64::try_from(reading.commits.unwrap_or(0)).unwrap_or(0);
-    let marked = folder.marked();
-    let commits_missing = marked.unwrap_or(0).saturating_sub(commits);
+    let (marked, commits_missing) = (folder.marked(), missing(folder, &reading));
     let mirror = Mirror::new(key_window);
     let assembly = Assembly::of(reading, mirror, now_unix_ms, new_epoch);
     let (mut contents, mut mirror) = (assembly.contents, assembly.mirror);
@@ -350,7 +372,7 @@ fn load(
     if needs_rebuilding || commits_missing > 0 {
         mirror.commits += i64::try_from(commits_missing).unwrap_or(0);
         contents.damage = Some(Damage {
-            aside: None,
+            aside,
             broken,
             gaps,
             rooms: lacking,

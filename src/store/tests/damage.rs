@@ -135,6 +135,12 @@ fn a_damaged_journal_is_told() {
         let contents = load_again(copy.path(), Durability::Fsync);
         let messages = hold_against(&contents, &whole);
         let is_whole = messages == (ROOMS * MESSAGES) as usize;
+        if let Some(damage) = contents.damage.as_ref().filter(|d| d.commits_missing > 0) {
+            let told = damage.to_string();
+            assert!(!told.contains("no room lacks"), "{told}");
+            let kept = damage.aside.as_ref().unwrap().join("history.db-wal");
+            assert!(std::fs::read(kept).unwrap() == bytes, "trial {trial}");
+        }
         assert!(
             is_whole || contents.damage.is_some(),
             "trial {trial}: {messages}"
