@@ -194,12 +194,13 @@ impl<'a> Change<'a> {
         self.rooms.insert(name, None);
     }
 
-    /// Writes it, within a transaction.
+    /// Writes it, within a transaction, and deletes at least `swept` messages that wait for that.
     pub(super) fn write(
         &mut self,
         database: &Database,
         mirror: &Mirror,
         now_unix_ms: u64,
+        swept: usize,
     ) -> rusqlite::Result<()> {
         let mut bytes = Vec::new();
         for id in &self.ended {
@@ -214,7 +215,7 @@ impl<'a> Change<'a> {
         }
         self.write_reads(database, &mut bytes)?;
         self.write_bans(database, &mut bytes)?;
-        self.deleted = mirror.due(added);
+        self.deleted = mirror.due(added, swept);
         for place in &self.deleted {
             database.remove_message(*place)?;
         }

@@ -11,7 +11,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -37,6 +37,8 @@ pub(super) struct Folder {
     /// Holds the lock until it is closed.
     _lock: File,
     mark: File,
+    /// Which files were opened, by their paths: device and number.
+    opened: Vec<(PathBuf, (u64, u64))>,
 }
 
 impl Folder {
@@ -55,6 +57,7 @@ impl Folder {
             path: path.to_owned(),
             _lock: lock,
             mark,
+            opened: Vec::new(),
         };
         let finished = folder.finish_repair();
         finished.map_err(|error| StoreError::file(path, error))?;
@@ -177,11 +180,34 @@ impl Folder {
         (mark(commits) == bytes).then_some(commits)
     }
 
+    /// Notes which files are open now, for [`Folder::missing`].
+    pub(super) fn note_opened(&mut self) {
+        let names = [LOCK_FILE, DATABASE, "history.db-wal"];
+        let paths = names.into_iter().map(|name| self.path.join(name));
+        self.opened = paths
+            .filter_map(|path| identity(&path).map(|found| (path, found)))
+            .collect();
+    }
+
+    /// A file that is open but no longer at its path: what is written to it is gone with the process.
+    pub(super) fn missing(&self) -> Option<&Path> {
+        let is_gone = |(path, opened): &&(PathBuf, _)| identity(path) != Some(*opened);
+        self.opened
+            .iter()
+            .find(is_gone)
+            .map(|(path, _)| path.as_path())
+    }
+
     /// Bytes of the database and its journal.
     pub(super) fn bytes(&self) -> u64 {
         let size = |name: String| fs::metadata(self.path.join(name)).map_or(0, |meta| meta.len());
         companions(DATABASE).into_iter().map(size).sum()
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 fn mark(commits: u64) -> [u8; 12] {
@@ -193,8 +219,8 @@ fn mark(commits: u64) -> [u8; 12] {
 }
 
 /// A database's file and those that SQLite may keep beside it.
-pub(super) fn companions(name: &str) -> [String; 3] {
-    ["", "-wal", "-shm"].map(|end| format!("{name}{end}"))
+pub(super) fn companions(name: &str) -> [String; 4] {
+    ["", "-wal", "-shm", "-journal"].map(|end| format!("{name}{end}"))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -10,6 +10,8 @@ use super::Store;
 use super::change::Change;
 use super::database::Meta;
 use super::figures::Gauges;
+use super::folder::Folder;
+use super::mirror::SWEPT_MAX;
 use crate::address::CoreId;
 use crate::bus::{Durability, Record, Records, StoreFault, Stored};
 
@@ -22,6 +24,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// What a record without a message takes in memory, roughly.
 const RECORD_BYTES: usize = 128;
+/// How often the files are looked for, and what history let go of is deleted, where nothing comes.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// The running store.
 #[derive(Debug)]
@@ -56,6 +60,7 @@ pub(super) fn spawn(
         refused: HashMap::new(),
         retry: None,
         has_lost: false,
+        swept: clock(),
     };
     // What is there counts before anything comes.
     keeper.tell();
@@ -82,6 +87,8 @@ struct Keeper<A> {
     retry: Option<(Instant, Duration)>,
     /// Something will never be on disk, so that the folder is not clean.
     has_lost: bool,
+    /// When messages that history let go of were last deleted without need.
+    swept: Instant,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the store is at the edge")]
@@ -119,7 +126,7 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
                     return self.receive_all();
                 }
                 (Some((at, _)), _) => Some(at),
-                (None, None) if self.waiting.is_empty() => None,
+                (None, None) if self.waiting.is_empty() => Some(self.swept + SWEEP),
                 (None, None) if self.is_fsync() => return self.receive_all(),
                 (None, None) => {
                     deadline = Some(clock() + self.store.settings.flush_interval);
@@ -129,7 +136,12 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
             };
             let is_full = self.retry.is_none() && self.waiting_bytes >= GROUP_BYTES_MAX;
             if is_full || due.is_some_and(|due| due <= clock()) {
-                return self.receive_all();
+                self.receive_all();
+                if self.waiting.is_empty() && self.retry.is_none() && !self.has_idle_work() {
+                    self.swept = clock();
+                    continue;
+                }
+                return true;
             }
             match self.receive(due) {
                 Ok(batch) => self.take(batch),
@@ -137,6 +149,13 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
+    }
+
+    /// Whether a commit is needed although nothing came: one that tells that files are gone, or one
+    /// that deletes.
+    fn has_idle_work(&mut self) -> bool {
+        self.store.mirror.age(unix_ms());
+        self.store.mirror.has_doomed() || self.store.folder.missing().is_some()
     }
 
     /// The next batch. Disconnected once the store is to stop, or nobody can send any more.
@@ -180,11 +199,13 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
         }
         self.waiting_bytes -= bytes;
         let is_refused: Vec<bool> = group.iter_mut().map(|batch| self.refuse(batch)).collect();
+        let records = group.iter().map(|batch| batch.records.len()).sum();
+        // A commit may take long: what it holds waits too.
+        self.tell_with(records, bytes);
         let began = clock();
         match self.write(&group) {
             Ok(()) => {
-                let records =
-                    group.iter().map(|b| b.records.len()).sum::<usize>() + self.owed.len();
+                let records = records + self.owed.len();
                 self.store
                     .figures
                     .committed(records, bytes, began.elapsed());
@@ -222,15 +243,24 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
     }
 
     fn write(&mut self, group: &[Records]) -> rusqlite::Result<()> {
+        let now = clock();
+        let swept = match now.duration_since(self.swept) >= SWEEP {
+            true => SWEPT_MAX,
+            false => 0,
+        };
         let store = &mut self.store;
         let now_unix_ms = unix_ms();
         store.mirror.age(now_unix_ms);
         let records = group.iter().flat_map(|batch| &batch.records);
         let mut change = Change::of(self.owed.iter().chain(records), &store.mirror);
         let mirror = &store.mirror;
-        store
-            .database
-            .transaction(|database| change.write(database, mirror, now_unix_ms))?;
+        store.database.transaction(|database| {
+            change.write(database, mirror, now_unix_ms, swept)?;
+            check_place(&store.folder)
+        })?;
+        if swept > 0 {
+            self.swept = now;
+        }
         if change.repeated() > 0 {
             tracing::error!(
                 messages = change.repeated(),
@@ -344,11 +374,16 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
     }
 
     fn tell(&self) {
+        self.tell_with(0, 0);
+    }
+
+    /// Tells what is there, with what is being committed.
+    fn tell_with(&self, records: usize, bytes: usize) {
         let store = &self.store;
         let waiting = self.waiting.iter().map(|batch| batch.records.len());
         store.figures.tell(Gauges {
-            queue_records: waiting.sum::<usize>() + self.owed.len(),
-            queue_bytes: self.waiting_bytes + self.owed.len() * RECORD_BYTES,
+            queue_records: waiting.sum::<usize>() + records + self.owed.len(),
+            queue_bytes: self.waiting_bytes + bytes + self.owed.len() * RECORD_BYTES,
             disk_bytes: store.folder.bytes(),
             rooms: store.mirror.rooms.len(),
             messages: store.mirror.rows,
@@ -383,7 +418,14 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
             return false;
         }
         let commits = self.store.mirror.commits + 1;
+        self.store.mirror.age(unix_ms());
+        let gone = self.store.mirror.due(0, usize::MAX);
+        let folder = &self.store.folder;
         let closed = self.store.database.transaction(|database| {
+            for place in &gone {
+                database.remove_message(*place)?;
+            }
+            check_place(folder)?;
             database.set_meta(Meta::Commits, commits)?;
             database.set_meta(Meta::Clean, 1)
         });
@@ -400,6 +442,20 @@ impl<A: Fn(CoreId, Stored)> Keeper<A> {
 
 fn is_no_message(record: &Record) -> bool {
     !matches!(record, Record::Message { .. })
+}
+
+/// Fails where what is written would be gone with the process.
+fn check_place(folder: &Folder) -> rusqlite::Result<()> {
+    let Some(path) = folder.missing() else {
+        return Ok(());
+    };
+    let text = format!(
+        "{} was deleted, moved or replaced while the server runs; put the directory back as it was, or \
+         restart the server",
+        path.display()
+    );
+    let moved = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY_DBMOVED);
+    Err(rusqlite::Error::SqliteFailure(moved, Some(text)))
 }
 
 fn fault_text(error: &rusqlite::Error) -> String {

@@ -50,6 +50,8 @@ pub(super) struct Mirror {
 const DOOMED_MAX: usize = 8192;
 /// So many are deleted with a commit at least, where more wait.
 const DELETED_MIN: usize = 256;
+/// So many are deleted at a time where a second has passed: all within 16 s.
+pub(super) const SWEPT_MAX: usize = 512;
 
 impl Mirror {
     pub(super) fn new(key_window: Duration) -> Mirror {
@@ -135,10 +137,16 @@ impl Mirror {
     }
 
     /// The places to delete with a commit that adds so many messages, lowest first.
-    pub(super) fn due(&self, added: usize) -> Vec<i64> {
+    /// At least `swept` of them, whether or not many wait.
+    pub(super) fn due(&self, added: usize, swept: usize) -> Vec<i64> {
         let over = self.doomed.len().saturating_sub(DOOMED_MAX);
-        let count = over.min(DELETED_MIN.max(2 * added));
+        let count = over.min(DELETED_MIN.max(2 * added)).max(swept);
         self.doomed.iter().take(count).copied().collect()
+    }
+
+    /// Whether messages wait for their deletion.
+    pub(super) fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
     }
 
     /// The rows at these places are deleted.

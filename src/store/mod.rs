@@ -254,6 +254,7 @@ impl Store {
         });
         marked.map_err(|error| StoreError::database(&self.folder, &error))?;
         self.mirror.commits = commits;
+        self.folder.note_opened();
         self.folder.begin_marks(commits as u64)
     }
 

@@ -50,7 +50,7 @@ fn first_page(path: &Path, folder: &Folder) -> Result<[u8; PAGE_BYTES], StoreErr
 
 fn copy_database(from: &Path, to: &Path, with_journal: bool) -> io::Result<()> {
     let names = [from, to].map(|path| companions(&path.to_string_lossy()));
-    let [[from, from_journal, _], [to, to_journal, _]] = names;
+    let [[from, from_journal, ..], [to, to_journal, ..]] = names;
     copy(&from, &to)?;
     if with_journal && Path::new(&from_journal).exists() {
         copy(&from_journal, &to_journal)?;

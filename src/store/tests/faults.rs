@@ -163,6 +163,44 @@ fn commits_that_are_gone_are_told_and_give_new_epochs() {
     assert!(contents.renewed && contents.damage.is_none());
 }
 
+#[test]
+fn files_that_are_gone_fail_commits_and_are_told_when_nothing_comes() {
+    for gone in ["history.db", "history.db-wal", "lock"] {
+        let scratch = Scratch::new("unlinked");
+        let (mut store, _) = Running::open(settings(scratch.path(), Durability::Fsync));
+        store.send(vec![message("r", 1, 1, 0)]);
+        assert_eq!(store.settle(), None);
+        std::fs::remove_file(scratch.path().join(gone)).unwrap();
+        store.send(vec![message("r", 1, 2, 0)]);
+        let fault = store.settle().unwrap();
+        assert!(fault.0.contains(gone), "{fault}");
+        assert!(!store.stop());
+    }
+    let scratch = Scratch::new("moved");
+    let (store, _) = Running::open(settings(scratch.path(), Durability::Fsync));
+    let aside = Scratch::new("moved-to");
+    std::fs::rename(scratch.path(), aside.path()).unwrap();
+    wait_for(|| store.figures.is_failing());
+    std::fs::rename(aside.path(), scratch.path()).unwrap();
+    wait_for(|| !store.figures.is_failing());
+    assert!(store.stop());
+}
+
+#[test]
+fn what_history_let_go_of_is_deleted_where_nothing_else_comes() {
+    let scratch = Scratch::new("swept");
+    let (mut store, _) = Running::open(settings(scratch.path(), Durability::Fsync));
+    store.send((1..=9).map(|offset| message("r", 1, offset, 0)).collect());
+    store.send(vec![Record::Forgotten { room: room("r") }]);
+    assert_eq!(store.settle(), None);
+    let rows = |store: &Running| {
+        let figures = format!("{:?}", store.figures);
+        figures.contains(" messages: 0,")
+    };
+    wait_for(|| rows(&store));
+    assert!(store.stop());
+}
+
 #[expect(clippy::disallowed_methods, reason = "patience of a test")]
 fn wait_for(condition: impl Fn() -> bool) {
     let began = std::time::Instant::now();
