@@ -196,6 +196,8 @@ fn outcome(done: &str, moved: Moved) -> Outcome {
         messages,
         bans,
         unreadable,
+        rooms_lacking,
+        commits_missing,
     } = moved;
     let (rooms, bans) = (counted(rooms, "room"), counted(bans, "ban"));
     let messages = counted(messages, "message");
@@ -207,9 +209,19 @@ fn outcome(done: &str, moved: Moved) -> Outcome {
             "{many} records or places on disk could not be read, and are not in the text\n"
         )),
     }
+    if rooms_lacking > 0 {
+        text.push_str(&format!(
+            "{rooms_lacking} rooms lack messages that they should have\n"
+        ));
+    }
+    if commits_missing > 0 {
+        text.push_str(&format!(
+            "the last {commits_missing} commits are missing on disk, and what was in them in the text\n"
+        ));
+    }
     Outcome {
         text,
-        is_good: unreadable == 0,
+        is_good: unreadable == 0 && rooms_lacking == 0 && commits_missing == 0,
     }
 }
 

@@ -2,77 +2,12 @@
 
 use std::borrow::Cow;
 
-use thiserror::Error;
-
 use super::ArchiveError;
+use super::fault::{LineFault, ROOM_OFFSETS};
 use crate::bus::{RecordKey, StoredBan, StoredMessage, StoredRoom};
 use crate::protocol::ids::{is_key, is_room_name, is_user_id};
-use crate::protocol::json::{
-    BadObject, DEPTH_MAX, Member, depth, encode_body, members, string, write_string,
-};
+use crate::protocol::json::{DEPTH_MAX, Member, depth, encode_body, members, string, write_string};
 use crate::protocol::{ClientId, Epoch, Event, MessageId, Offset, Sender, Timestamp, UserId};
-
-/// What is wrong with a line.
-#[derive(Debug, Error)]
-pub enum LineFault {
-    /// It is no JSON object.
-    #[error("{0}")]
-    NotAnObject(#[from] BadObject),
-    /// It is not UTF-8.
-    #[error("not UTF-8")]
-    NotUtf8,
-    /// It is too long.
-    #[error("a line has more than {0} bytes")]
-    TooLong(usize),
-    /// The first line is another.
-    #[error(
-        "this is no history of Tidewheel's: its first line is {{\"tidewheel_history\":1,\"whole\":true}}"
-    )]
-    NotAHistory,
-    /// A member is not there.
-    #[error("there is no {0:?}")]
-    Missing(&'static str),
-    /// A member is not of its form.
-    #[error("{name:?} is {value}; write {expected}")]
-    Bad {
-        /// Its name.
-        name: &'static str,
-        /// What stands there.
-        value: String,
-        /// What should.
-        expected: &'static str,
-    },
-    /// A member that no such line has.
-    #[error("no such line has a {0:?}")]
-    Unknown(String),
-    /// A line that belongs to a room comes before any.
-    #[error("it belongs to a room, and no room's line comes before it")]
-    NoRoom,
-    /// A ban behind a room.
-    #[error("bans come before the rooms")]
-    LateBan,
-    /// An offset that does not follow.
-    #[error("offset {found} does not follow on {before}")]
-    Order {
-        /// The offset.
-        found: u64,
-        /// The one before it.
-        before: u64,
-    },
-    /// A room's last message is not its newest.
-    #[error("room {room:?} has newest offset {offset}, and its last message is {last}")]
-    Newest {
-        /// The room.
-        room: Box<str>,
-        /// Its newest offset.
-        offset: u64,
-        /// That of its last message.
-        last: u64,
-    },
-    /// A room that is there already.
-    #[error("room {0:?} is in the data directory already, or twice in this text")]
-    RoomExists(Box<str>),
-}
 
 /// What a line says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -172,7 +107,9 @@ fn message(stored: &StoredMessage, out: &mut Vec<u8>) -> Option<()> {
         }
     }
     out.extend_from_slice(b",\"payload\":");
-    out.extend_from_slice(value(&object, "payload")?.as_bytes());
+    // Line ends between tokens are the publisher's layout; in strings they are escaped.
+    let payload = value(&object, "payload")?.bytes();
+    out.extend(payload.filter(|byte| !matches!(byte, b'\n' | b'\r')));
     Some(())
 }
 
@@ -219,10 +156,8 @@ impl<'a> Members<'a> {
     }
 
     fn offset(&mut self) -> Result<u64, LineFault> {
-        self.read("offset", "a number below 2^53", |value| {
-            value.parse().ok().filter(|offset| *offset < 1 << 53)
-        })?
-        .ok_or(LineFault::Missing("offset"))
+        self.read("offset", "a number below 2^64", |value| value.parse().ok())?
+            .ok_or(LineFault::Missing("offset"))
     }
 
     fn text(
@@ -304,8 +239,16 @@ fn parse_room(members: &mut Members<'_>) -> Result<Line, LineFault> {
     Ok(Line::Room {
         name: name.ok_or(LineFault::Missing("room"))?.into(),
         epoch: epoch.ok_or(LineFault::Missing("epoch"))?,
-        offset: members.offset()?,
+        offset: room_offset(members.offset()?)?,
     })
+}
+
+/// A room goes on from its offset, so that there has to be room for what is published next.
+fn room_offset(offset: u64) -> Result<u64, LineFault> {
+    match offset < ROOM_OFFSETS {
+        true => Ok(offset),
+        false => Err(LineFault::TooHigh(offset)),
+    }
 }
 
 fn parse_message(members: &mut Members<'_>, room: &str) -> Result<Line, LineFault> {
@@ -439,6 +382,10 @@ mod tests {
                 "no such line has a \"x\"",
             ),
             ("{\"ban\":{}}", "there is no \"user_id\""),
+            (
+                "{\"room\":\"a\",\"epoch\":\"000000000000a\",\"offset\":9007199254740991}",
+                "below 9006099743113216",
+            ),
         ];
         for (text, expected) in cases {
             let fault = parse(text, Some("r")).unwrap_err().to_string();

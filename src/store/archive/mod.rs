@@ -13,8 +13,10 @@
 //! A room's own line comes first, then its messages by offset, then how far users have read. A line
 //! with a `key` and without a `payload` is an idempotency key whose message is not kept. Where
 //! `whole` is false, clients may know of messages that are not there, and an import gives rooms new
-//! epochs. One room at a time is in memory, and where each message lies.
+//! epochs. One room at a time is in memory, and where each message lies; of a damaged folder all that
+//! a repair would keep.
 
+mod fault;
 mod line;
 mod reader;
 
@@ -24,18 +26,18 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::contents::{Assembly, Contents};
+use super::contents::{Assembly, Contents, Damage};
 use super::database::{Database, Meta};
 use super::folder::Folder;
 use super::mirror::Mirror;
 use super::reading::Reading;
 use super::record::MessageRecord;
-use super::{StoreError, mode, open_database, repair};
+use super::{Loaded, StoreError, is_damage, load, mode, open_database, repair};
 use crate::bus::{Durability, StoredMessage, StoredRoom};
 use crate::protocol::Epoch;
 use reader::Lines;
 
-pub use line::LineFault;
+pub use fault::LineFault;
 
 /// Keys are kept however old they are.
 const FOR_EVER: Duration = Duration::MAX;
@@ -51,6 +53,10 @@ pub struct Moved {
     pub bans: u64,
     /// Records and places that could not be read.
     pub unreadable: u64,
+    /// Rooms that lack messages which they should have.
+    pub rooms_lacking: u64,
+    /// Commits that were noted, and are not there: the last ones.
+    pub commits_missing: u64,
 }
 
 /// Why history was not moved.
@@ -84,15 +90,25 @@ pub enum ArchiveError {
          import then"
     )]
     Damaged(String),
+    /// The newest of what is there already may be missing.
+    #[error(
+        "the directory {0} lacks commits, or its history.mark, which would tell: start the server with it \
+         once, which gives its rooms new epochs, stop it, and import then; nothing was imported"
+    )]
+    Lacking(String),
 }
 
 /// An open folder: its history, but for bodies.
 struct Archive {
     folder: Folder,
-    database: Database,
+    /// None where it is damaged: `contents` has the bodies then.
+    database: Option<Database>,
     contents: Contents,
     mirror: Mirror,
-    unreadable: u64,
+    /// What is missing.
+    damage: Damage,
+    /// Every commit that the mark knows of is there; false also without a mark.
+    has_all: bool,
     is_whole: bool,
     is_new: bool,
 }
@@ -100,44 +116,75 @@ struct Archive {
 impl Archive {
     fn open(path: &Path, create: bool, seed: u64, now_unix_ms: u64) -> Result<Archive, StoreError> {
         let folder = Folder::open(path, create)?;
-        let is_new = !folder.database().exists();
-        let fault = |error: &rusqlite::Error| StoreError::database(&folder, error);
-        let database = open_database(&folder).map_err(|error| fault(&error))?;
-        if let Some(found) = database.newer_version() {
-            let folder = folder.path().to_owned();
-            return Err(StoreError::NewerFormat { folder, found });
-        }
-        let reading = Reading::of(&database, false).map_err(|error| fault(&error))?;
-        let was_async = reading.mode != Some(mode(Durability::Fsync));
-        let commits = u64::try_from(reading.commits.unwrap_or(0)).unwrap_or(0);
-        let has_all = is_new || folder.marked().is_some_and(|marked| marked <= commits);
-        let is_clean = is_new || reading.clean == Some(1) || !was_async;
-        let unreadable = reading.broken + reading.gaps;
         let mut random = fastrand::Rng::with_seed(seed);
         let mut new_epoch = || Epoch(random.u64(..));
+        let Some((database, reading)) = read_sound(&folder)? else {
+            let loaded = load(&folder, FOR_EVER, now_unix_ms, &mut new_epoch)?;
+            return Ok(Archive::salvaged(folder, loaded));
+        };
+        let was_async = reading.mode != Some(mode(Durability::Fsync));
+        let commits = u64::try_from(reading.commits.unwrap_or(0)).unwrap_or(0);
+        let marked = folder.marked();
+        // An import that failed leaves files, and nothing in them.
+        let is_new = commits == 0 && reading.rooms.is_empty() && marked.unwrap_or(0) == 0;
+        let has_all = is_new || marked.is_some_and(|marked| marked <= commits);
+        let is_clean = is_new || reading.clean == Some(1) || !was_async;
         let mirror = Mirror::new(FOR_EVER);
         let assembly = Assembly::of(reading, mirror, now_unix_ms, &mut new_epoch);
+        let damage = Damage {
+            rooms: assembly.lacking,
+            commits_missing: marked.unwrap_or(0).saturating_sub(commits),
+            ..Damage::default()
+        };
         Ok(Archive {
-            is_whole: is_clean && has_all && unreadable == 0 && assembly.lacking.is_empty(),
+            is_whole: is_clean && has_all && damage.rooms.is_empty(),
+            has_all,
             contents: assembly.contents,
             mirror: assembly.mirror,
             folder,
-            database,
-            unreadable,
+            database: Some(database),
+            damage,
             is_new,
         })
     }
 
-    fn fault(&self, error: &rusqlite::Error) -> StoreError {
-        StoreError::database(&self.folder, error)
+    /// What a repair would keep.
+    fn salvaged(folder: Folder, mut loaded: Loaded) -> Archive {
+        let damage = loaded.contents.damage.take();
+        Archive {
+            folder,
+            database: None,
+            contents: loaded.contents,
+            mirror: loaded.mirror,
+            damage: damage.unwrap_or_default(),
+            has_all: !loaded.may_lack_the_newest,
+            is_whole: false,
+            is_new: false,
+        }
+    }
+
+    /// Refuses a folder that a start has to put in order first.
+    fn can_take_more(&self) -> Result<(), ArchiveError> {
+        let shown = || self.folder.path().display().to_string();
+        if self.database.is_none() || !self.damage.rooms.is_empty() {
+            return Err(ArchiveError::Damaged(shown()));
+        }
+        match self.has_all {
+            true => Ok(()),
+            // A new mark would hide it, and clients be given offsets again that they have seen.
+            false => Err(ArchiveError::Lacking(shown())),
+        }
     }
 
     /// Puts the bodies into a room that was read without.
     fn fill(&self, room: &mut StoredRoom) -> Result<(), ArchiveError> {
+        let Some(database) = &self.database else {
+            return Ok(());
+        };
         let rows = self.mirror.rooms.get(&room.name).map(|room| &room.rows);
         for (message, row) in room.messages.iter_mut().zip(rows.into_iter().flatten()) {
-            let record = self.database.message(row.place);
-            let record = record.map_err(|error| self.fault(&error))?;
+            let record = database.message(row.place);
+            let record = record.map_err(|error| StoreError::database(&self.folder, &error))?;
             let record = record.as_deref().and_then(MessageRecord::decode);
             let Some(record) = record else {
                 let (room, offset) = (room.name.clone(), row.offset);
@@ -150,6 +197,25 @@ impl Archive {
         }
         Ok(())
     }
+}
+
+/// Opens and reads a database without bodies; none where it is damaged.
+fn read_sound(folder: &Folder) -> Result<Option<(Database, Reading)>, StoreError> {
+    let fault = |error: &rusqlite::Error| StoreError::database(folder, error);
+    let database = match open_database(folder) {
+        Ok(database) => database,
+        Err(error) if is_damage(&error) => return Ok(None),
+        Err(error) => return Err(fault(&error)),
+    };
+    if let Some(found) = database.newer_version() {
+        let folder = folder.path().to_owned();
+        return Err(StoreError::NewerFormat { folder, found });
+    }
+    if !database.is_sound() {
+        return Ok(None);
+    }
+    let reading = Reading::of(&database, false).map_err(|error| fault(&error))?;
+    Ok(reading.is_whole().then_some((database, reading)))
 }
 
 /// Writes the rooms that `wanted` says yes to, and all bans where `with_bans`. What `out` gives is
@@ -175,7 +241,9 @@ fn write_all(
     out: &mut impl Write,
 ) -> Result<Moved, ArchiveError> {
     let mut moved = Moved {
-        unreadable: archive.unreadable,
+        unreadable: archive.damage.broken + archive.damage.gaps,
+        rooms_lacking: archive.damage.rooms.len() as u64,
+        commits_missing: archive.damage.commits_missing,
         ..Moved::default()
     };
     let mut text = Vec::new();
@@ -214,16 +282,17 @@ pub fn import(
     input: impl BufRead,
 ) -> Result<Moved, ArchiveError> {
     let mut archive = Archive::open(folder, true, seed, now_unix_ms)?;
-    if archive.unreadable > 0 {
+    archive.can_take_more()?;
+    let Some(mut database) = archive.database.take() else {
         return Err(ArchiveError::Damaged(folder.display().to_string()));
-    }
+    };
     let mut random = fastrand::Rng::with_seed(seed);
     let mut lines = Lines::new(input);
     let mut fault = None;
     let mut moved = Moved::default();
     let commits = archive.mirror.commits + 1;
     let (mirror, is_new) = (&mut archive.mirror, archive.is_new);
-    let written = archive.database.transaction(|database| {
+    let written = database.transaction(|database| {
         let read = read_all(&mut lines, database, mirror, now_unix_ms, &mut random);
         moved = match read {
             Ok(moved) => moved,
@@ -244,9 +313,9 @@ pub fn import(
     if let Some(fault) = fault {
         return Err(fault);
     }
-    written.map_err(|error| archive.fault(&error))?;
+    written.map_err(|error| StoreError::database(&archive.folder, &error))?;
     archive.folder.begin_marks(commits as u64)?;
-    let _later = archive.database.checkpoint();
+    let _later = database.checkpoint();
     Ok(moved)
 }
 

@@ -3,7 +3,8 @@
 use std::io::{BufRead, Read};
 
 use super::ArchiveError;
-use super::line::{self, Line, LineFault};
+use super::fault::LineFault;
+use super::line::{self, Line};
 use crate::bus::{StoredBan, StoredKey, StoredMessage, StoredRoom};
 
 /// The longest line: the largest message that can be configured, and its metadata.
@@ -58,6 +59,9 @@ impl<R: BufRead> Lines<R> {
             if self.text.len() > LINE_BYTES_MAX {
                 return Err(self.fault(LineFault::TooLong(LINE_BYTES_MAX)));
             }
+            if self.number == 1 && self.text.starts_with(b"\xEF\xBB\xBF") {
+                return Err(self.fault(LineFault::ByteOrderMark));
+            }
             let Ok(text) = str::from_utf8(&self.text) else {
                 return Err(self.fault(LineFault::NotUtf8));
             };
@@ -72,6 +76,14 @@ impl<R: BufRead> Lines<R> {
     pub(super) fn head(&mut self) -> Result<bool, ArchiveError> {
         match self.next(None) {
             Ok(Some(Line::Head { is_whole })) => Ok(is_whole),
+            Ok(None) => {
+                self.number = self.number.max(1);
+                Err(self.fault(LineFault::Empty))
+            }
+            Err(ArchiveError::Line {
+                number,
+                fault: fault @ LineFault::ByteOrderMark,
+            }) => Err(ArchiveError::Line { number, fault }),
             Ok(_) | Err(ArchiveError::Line { .. }) => Err(self.fault(LineFault::NotAHistory)),
             Err(error) => Err(error),
         }

@@ -65,7 +65,7 @@ fn what_is_exported_and_imported_is_exported_as_the_same_bytes() {
         rooms: 6,
         messages: 40,
         bans: 2,
-        unreadable: 0,
+        ..Moved::default()
     };
     assert_eq!(moved, expected);
     assert_eq!(imported(other.path(), &text).unwrap(), expected);
@@ -157,4 +157,88 @@ fn what_may_lack_the_newest_gets_new_epochs_where_it_is_imported() {
     assert_eq!(contents.rooms[0].offset, 1);
     assert_ne!(contents.rooms[0].epoch, Epoch(1));
     assert!(!contents.renewed, "once");
+}
+
+#[test]
+fn a_folder_that_lacks_commits_is_exported_with_a_word_and_takes_no_more() {
+    let (one, other) = (Scratch::new("one"), Scratch::new("other"));
+    filled(&one);
+    let (text, _) = exported(one.path());
+    let (room, other_text) = (text.replace("r:", "s:"), text);
+    std::fs::remove_file(one.path().join("history.mark")).unwrap();
+    let refused = imported(one.path(), &room).unwrap_err();
+    assert!(matches!(refused, ArchiveError::Lacking(_)), "{refused}");
+    assert!(load_again(one.path(), Durability::Fsync).renewed);
+    imported(other.path(), &other_text).unwrap();
+    std::fs::write(other.path().join("history.db"), "").unwrap();
+    let (text, moved) = exported(other.path());
+    assert!(text.contains("\"whole\":false") && moved.commits_missing > 0);
+    let refused = imported(other.path(), &other_text).unwrap_err();
+    assert!(matches!(refused, ArchiveError::Lacking(_)), "{refused}");
+}
+
+#[test]
+fn an_import_that_failed_does_not_cost_the_next_one_its_positions() {
+    let (one, other) = (Scratch::new("one"), Scratch::new("other"));
+    filled(&one);
+    let (text, _) = exported(one.path());
+    imported(other.path(), &format!("{text}nonsense")).unwrap_err();
+    imported(other.path(), &text).unwrap();
+    assert_eq!(exported(other.path()).0, text);
+    assert!(!load_again(other.path(), Durability::Async).renewed);
+}
+
+#[test]
+fn a_damaged_folder_gives_what_a_repair_would_keep() {
+    let one = Scratch::new("one");
+    filled(&one);
+    let (_, whole) = exported(one.path());
+    let file = one.path().join("history.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[..100].fill(0);
+    std::fs::write(&file, &bytes).unwrap();
+    let (text, moved) = exported(one.path());
+    assert!(text.starts_with("{\"tidewheel_history\":1,\"whole\":false}\n"));
+    assert!(moved.unreadable > 0);
+    assert_eq!((moved.rooms, moved.messages), (whole.rooms, whole.messages));
+    let refused = imported(one.path(), &text).unwrap_err();
+    assert!(matches!(refused, ArchiveError::Damaged(_)), "{refused}");
+}
+
+#[test]
+fn a_payload_of_several_lines_and_a_read_beyond_everything_come_back() {
+    let (one, other) = (Scratch::new("one"), Scratch::new("other"));
+    let (mut store, _) = Running::open(settings(one.path(), Durability::Fsync));
+    store.send(vec![
+        Record::Message {
+            room: room("r"),
+            epoch: Epoch(1),
+            offset: 1,
+            frame: frame("r", 1, "{\r\n \"a\": \"x\\n\"\n}"),
+            unix_ms: NOW,
+            key: None,
+            kept_since: 0,
+        },
+        Record::Read {
+            room: room("r"),
+            user: UserId::from_name("ada"),
+            offset: u64::MAX,
+        },
+    ]);
+    store.settle();
+    assert!(store.stop());
+    let (text, _) = exported(one.path());
+    assert_eq!(text.lines().count(), 4, "{text}");
+    assert!(text.contains("\"payload\":{ \"a\": \"x\\n\"}}\n"));
+    imported(other.path(), &text).unwrap();
+    assert_eq!(exported(other.path()).0, text);
+}
+
+#[test]
+fn an_empty_text_and_one_with_a_byte_order_mark_are_told_so() {
+    let scratch = Scratch::new("one");
+    let empty = imported(scratch.path(), "").unwrap_err().to_string();
+    assert!(empty.starts_with("line 1: the text is empty"), "{empty}");
+    let marked = imported(scratch.path(), "\u{feff}{}").unwrap_err();
+    assert!(marked.to_string().contains("byte order mark"), "{marked}");
 }
