@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::cli::units::{ByteSize, GIB};
-use crate::store::FOLDER_ADVICE;
+use crate::store::{FOLDER_ADVICE, StoreError, archive};
 
 /// Kinds of file systems over a network: what they say of `fsync`, and of locks, is not always so.
 const NETWORK: [&str; 10] = [
@@ -43,6 +43,11 @@ pub(super) fn examine(folder: &Path, root: &Path) -> Result<Vec<String>, String>
         )
     })?;
     let mut warnings = Vec::new();
+    match archive::examine(folder) {
+        // This may be the very server whose next configuration is checked.
+        Err(error @ StoreError::Locked { .. }) => warnings.push(format!("--data-dir: {error}")),
+        examined => examined.map_err(|error| format!("--data-dir: {error}"))?,
+    }
     let mounts = fs::read_to_string(root.join("proc/mounts")).unwrap_or_default();
     let place = place.canonicalize().unwrap_or(place);
     match kind_of(&mounts, &place) {
@@ -128,6 +133,26 @@ mod tests {
         for (path, kind) in cases {
             assert_eq!(kind_of(mounts, Path::new(path)), Some(kind), "{path}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_a_server_would_refuse_is_refused() {
+        let name = format!("tidewheel-check-data-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        let root = Path::new("/");
+        assert!(examine(&folder, root).is_ok());
+        fs::write(folder.join("other"), "x").unwrap();
+        let foreign = examine(&folder, root).unwrap_err();
+        assert!(foreign.contains("no data directory of"), "{foreign}");
+        fs::write(folder.join("format"), "tidewheel history 2\n").unwrap();
+        let newer = examine(&folder, root).unwrap_err();
+        assert!(newer.contains("has format 2"), "{newer}");
+        fs::write(folder.join("format"), "tidewheel history 1\n").unwrap();
+        assert!(examine(&folder, root).is_ok());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing is made");
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! epochs. One room at a time is in memory, and where each message lies; of a damaged folder all that
 //! a repair would keep.
 
+mod examine;
 mod fault;
 mod line;
 mod reader;
@@ -37,6 +38,7 @@ use crate::bus::{Durability, StoredMessage, StoredRoom};
 use crate::protocol::Epoch;
 use reader::Lines;
 
+pub use examine::examine;
 pub use fault::LineFault;
 
 /// Keys are kept however old they are.
