@@ -3,7 +3,7 @@
 use std::io::BufReader;
 
 use super::*;
-use crate::store::archive::{ArchiveError, Moved, export, import};
+use crate::store::archive::{ArchiveError, Moved, examine, export, import};
 
 fn filled(scratch: &Scratch) {
     let (mut store, _) = Running::open(settings(scratch.path(), Durability::Fsync));
@@ -138,7 +138,11 @@ fn a_folder_in_use_or_without_history_is_refused() {
         used,
         ArchiveError::Store(StoreError::Locked { .. })
     ));
+    let process = Some(std::process::id());
+    let examined = examine(scratch.path()).unwrap_err();
+    assert!(matches!(examined, StoreError::Locked { holder, .. } if holder == process));
     drop(store);
+    examine(scratch.path()).unwrap();
 }
 
 #[test]
