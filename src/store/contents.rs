@@ -102,12 +102,24 @@ impl<'a> Assembly<'a> {
         for ((room, user), offset) in std::mem::take(&mut reading.reads) {
             reads.entry(room).or_default().push((user, offset));
         }
-        for (id, room) in std::mem::take(&mut reading.rooms) {
+        // Of rooms of one name the last one counts: the others were forgotten before it was opened.
+        let mut rooms: Vec<_> = std::mem::take(&mut reading.rooms).into_iter().collect();
+        rooms.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
+        for (id, room) in rooms {
+            if assembly.mirror.rooms.contains_key(&room.name) {
+                let found = reading.messages.remove(&id).unwrap_or_default();
+                found
+                    .iter()
+                    .for_each(|found| assembly.mirror.doom(found.place));
+                continue;
+            }
             let found = reading.messages.remove(&id).unwrap_or_default();
             let reads = reads.remove(&id).unwrap_or_default();
             assembly.room(id, room, found, reads);
         }
-        for (id, found) in reading.messages {
+        let mut orphans: Vec<_> = reading.messages.into_iter().collect();
+        orphans.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
+        for (id, found) in orphans {
             match reading.rooms_are_lacking.then(|| name_of(&found)).flatten() {
                 Some(name) => assembly.orphans(id, &name, found),
                 // Of a room that is no more: not deleted yet.

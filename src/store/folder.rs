@@ -79,6 +79,11 @@ impl Folder {
         Ok(path)
     }
 
+    /// Removes what a repair that failed has written.
+    pub(super) fn remove_rebuilding(&self) {
+        let _left = remove(&self.path.join(REBUILDING));
+    }
+
     /// Puts the database that was rebuilt in its place, and the old one aside. Answers where.
     pub(super) fn replace(&self, now_unix_ms: u64) -> io::Result<PathBuf> {
         fs::rename(self.path.join(REBUILDING), self.path.join(REBUILT))?;

@@ -134,7 +134,10 @@ pub enum StoreError {
         error: String,
     },
     /// Files could not be read or moved during a repair.
-    #[error("the damaged history could not be repaired: {0}")]
+    #[error(
+        "the damaged history could not be repaired: {0}; the disk needs as much free space as history.db \
+         and its journal take, and damaged-… may be moved elsewhere"
+    )]
     Repair(#[from] io::Error),
     /// No thread.
     #[error("the store's thread could not be started: {0}")]
@@ -148,14 +151,16 @@ impl StoreError {
     }
 
     fn database(folder: &Folder, error: &rusqlite::Error) -> StoreError {
-        use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
-        let is_kept_out = matches!(
-            error.sqlite_error_code(),
-            Some(CannotOpen | PermissionDenied | ReadOnly)
-        );
-        let advice = match is_kept_out {
-            true => format!("; {FOLDER_ADVICE}"),
-            false => String::new(),
+        use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly};
+        let advice = match error.sqlite_error_code() {
+            Some(DiskFull) => format!(
+                "; free some space on the disk of {}: a repair needs as much as history.db and its \
+                 journal take, {} bytes",
+                folder.path().display(),
+                folder.bytes()
+            ),
+            Some(CannotOpen | PermissionDenied | ReadOnly) => format!("; {FOLDER_ADVICE}"),
+            _ => String::new(),
         };
         StoreError::Database {
             path: folder.database(),
@@ -199,7 +204,9 @@ impl Store {
         if loaded.needs_rebuilding {
             drop(loaded.database.take());
             let (contents, mirror) = (&loaded.contents, &mut loaded.mirror);
-            let aside = repair::rebuild(&folder, contents, mirror, now_unix_ms)?;
+            let rebuilt = repair::rebuild(&folder, contents, mirror, now_unix_ms);
+            // Half a file would keep the space that is missing.
+            let aside = rebuilt.inspect_err(|_| folder.remove_rebuilding())?;
             if let Some(damage) = &mut loaded.contents.damage {
                 // A copy that was made before is nearer to what was found.
                 damage.aside.get_or_insert(aside);
@@ -357,7 +364,8 @@ fn load(
         reading.gaps = reading.gaps.max(1);
         // Closed, so that its journal is in the file.
         database = None;
-        repair::read_again(folder, &mut reading)?;
+        let read = repair::read_again(folder, &mut reading);
+        read.inspect_err(|_| folder.remove_rebuilding())?;
     }
     let (broken, gaps, is_whole) = (reading.broken, reading.gaps, reading.is_whole());
     let (clean, was_async) = (

@@ -149,6 +149,38 @@ fn a_damaged_journal_is_told() {
 }
 
 #[test]
+fn of_two_rooms_of_one_name_the_later_one_comes_back() {
+    let scratch = Scratch::new("twice");
+    let (mut store, _) = Running::open(settings(scratch.path(), Durability::Fsync));
+    store.send(vec![message("r", 1, 1, 0)]);
+    store.send(vec![
+        Record::Forgotten { room: room("r") },
+        message("r", 2, 1, 0),
+    ]);
+    store.settle();
+    assert!(store.stop());
+    // A row that was deleted, as an old page has it.
+    let mut bytes = Vec::new();
+    let dead = RoomRecord {
+        name: "r",
+        epoch: Epoch(1),
+        offset: 9,
+        kept_since: 9,
+    };
+    dead.encode(&mut bytes);
+    let file = scratch.path().join("history.db");
+    let mut database = Database::open(&file).unwrap();
+    database
+        .transaction(|database| database.put_room(0, &bytes))
+        .unwrap();
+    drop(database);
+    let contents = load_again(scratch.path(), Durability::Fsync);
+    assert_eq!(contents.rooms.len(), 1);
+    let r = &contents.rooms[0];
+    assert_eq!((r.epoch, r.offset), (Epoch(2), 1));
+}
+
+#[test]
 fn a_repair_that_was_broken_off_is_begun_again() {
     let scratch = Scratch::new("broken-off");
     let whole = filled(&scratch, true);
