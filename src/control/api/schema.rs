@@ -3,7 +3,7 @@
 //! Requests are read by hand ([`super::body`]), because application data passes as it stands; the
 //! types of requests here say what is read there.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::AnyOfBuilder;
 use utoipa::openapi::{ObjectBuilder, Schema, Type};
@@ -65,7 +65,8 @@ pub(super) struct Payload {
 }
 
 /// How a user's connections are closed.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "described here, read by hand")]
 pub(super) struct Disconnect {
     /// The close code: 1000, or 4000 to 4999. 4012 where not given.
@@ -94,7 +95,8 @@ fn close_code() -> Schema {
 }
 
 /// For how long a user is banned.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "described here, read by hand")]
 pub(super) struct Ban {
     /// Seconds; without it, until the ban is lifted, or the server ends and keeps nothing on disk.

@@ -240,7 +240,7 @@ def case_scopes(server):
                 assert (status not in (401, 403)) == allowed, (method, path, other, status)
                 assert allowed or f'scope="{scope}"' in headers["www-authenticate"]
             calls += 1
-    assert calls == 14
+    assert calls == 15
     for key in ("x", "x" * 600, KEYS["ops"] + "x", KEYS["ops"][:-1]):
         server.problem(401, "GET", "/api/v1/node", key=key)
     server.problem(401, "GET", "/metrics", key=None)
